@@ -1,0 +1,289 @@
+"""The GAR model: a PerceptionLM whose picture is encoded with its regions marked, and whose text replays them.
+
+Tensors in, tensors out. Knows no picture file, no `Region` and no text; `inputs/processor.py` makes its batches.
+
+Shapes: B requests, T tiles of all requests (request after request, thumbnail first, then row-major), R regions,
+S sequence, D language width, g cells along a tile's side, P cells along a replayed region's side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, PerceptionLMForConditionalGeneration, PerceptionLMModel
+from transformers.models.perception_lm.modeling_perception_lm import PerceptionLMPreTrainedModel
+
+from gar.model.config import GARConfig
+from gar.model.released import TO_OURS
+from gar.model.replay import merge_tiles, replay
+from gar.model.vision import MaskEmbedding, Projector, Pyramid, patch_embedding
+
+Boxes = list[dict[int, tuple[float, float, float, float]]]
+
+
+class GARModel(PerceptionLMModel):
+    """Vision tower with mask embedding, projector, and language model, under PerceptionLM's names."""
+
+    config: GARConfig
+
+    def __init__(self, config: GARConfig):
+        PerceptionLMPreTrainedModel.__init__(self, config)
+        width = config.text_config.hidden_size
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        if config.tower_levels:
+            channels = self.vision_tower.timm_model.feature_info.channels()
+            self.pyramid = Pyramid(config, channels)
+            mask_width = patch_embedding(self.vision_tower).out_channels
+        else:
+            mask_width = config.feature_width
+        self.mask_patch_embedding = MaskEmbedding(config, mask_width)
+        self.multi_modal_projector = Projector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        if config.mention_embedding:
+            self.mention = nn.Linear(config.replay_size**2 * width, width)
+        self._mask_THW: Tensor | None = None
+        patch_embedding(self.vision_tower).register_forward_hook(self._add_mask)
+        self.post_init()
+
+    def _add_mask(self, module: nn.Module, args: tuple, patches: Tensor) -> Tensor:
+        if self._mask_THW is None:
+            return patches
+        mask_TEhw = self.mask_patch_embedding(self._mask_THW)
+        if patches.ndim == mask_TEhw.ndim:
+            return patches + mask_TEhw
+        return patches + mask_TEhw.flatten(2).transpose(1, 2)
+
+    def encode(self, pixel_values: Tensor, mask_values: Tensor | None = None) -> Tensor:
+        """Encode tiles with their regions marked.
+
+        Args:
+            pixel_values: (T, 3, H, W), normalised to -1..1.
+            mask_values: (T, H, W), 1 inside any region; None marks nothing.
+
+        Returns:
+            (T, g, g, D).
+        """
+        self._mask_THW = mask_values
+        try:
+            features = self.vision_tower(pixel_values, do_pooling=False).last_hidden_state
+        finally:
+            self._mask_THW = None
+        if self.config.tower_levels:
+            features = self.pyramid(features)
+        elif self.config.vision_use_cls_token:
+            features = features[:, 1:]
+        return self.multi_modal_projector(features)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        features_TggD: Tensor,
+        tile_grids: Tensor,
+        region_boxes: Boxes,
+    ) -> Tensor:
+        """Token embeddings (B, S, D), with image tokens and region placeholders replaced by features.
+
+        Raises:
+            ValueError: when placeholders and features differ in number; both counts are named.
+        """
+        embeds_BSD = self.get_input_embeddings()(input_ids)
+        features_TggD = features_TggD.to(embeds_BSD)
+        embeds_BSD = self._place(
+            embeds_BSD, input_ids == self.config.image_token_id, self._context(features_TggD), "image tokens"
+        )
+        regions = [(b, k) for b, boxes in enumerate(region_boxes) for k in boxes]
+        for b, k in regions:
+            if not 0 <= k < self.config.max_prompts:
+                raise ValueError(f"request {b} has a region <Prompt{k}>, the model has {self.config.max_prompts} prompts")
+        if not regions:
+            self._refuse_boxless(input_ids, {})
+            return embeds_BSD
+        maps = self._maps(features_TggD, tile_grids)
+        scale = self.config.projector_pooling_ratio * self.config.feature_stride
+        regions_RPD = replay(
+            maps,
+            [list(boxes.values()) for boxes in region_boxes],
+            self.config.replay_size,
+            scale=1 / scale if self.config.replay_frame == "released" else 1.0,
+        )
+        owner = {region: r for r, region in enumerate(regions)}
+        self._refuse_boxless(input_ids, owner)
+        return self._replay_into(embeds_BSD, input_ids, regions_RPD, owner)
+
+    def _context(self, features_TggD: Tensor) -> Tensor:
+        pooling = self.config.context_pooling
+        if pooling > 1:
+            features_TggD = F.avg_pool2d(features_TggD.permute(0, 3, 1, 2), pooling).permute(0, 2, 3, 1)
+        return features_TggD.flatten(0, 2)
+
+    def _maps(self, features_TggD: Tensor, tile_grids: Tensor) -> list[Tensor]:
+        """The replay map of each request: its tiles put together, the thumbnail left out."""
+        grids = [(int(w), int(h)) for w, h in tile_grids.tolist()]
+        first = int(self.config.thumbnail)
+        counts = [w * h + first for w, h in grids]
+        if sum(counts) != len(features_TggD):
+            raise ValueError(f"tile_grids {grids} stand for {sum(counts)} tiles, but {len(features_TggD)} were given")
+        tiles = features_TggD.split(counts)
+        return [merge_tiles(t[first:], grid) for t, grid in zip(tiles, grids, strict=True)]
+
+    def _refuse_boxless(self, input_ids: Tensor, owner: dict[tuple[int, int], int]) -> None:
+        for k, token in enumerate(self.config.crop_token_ids):
+            for b in (input_ids == token).any(1).nonzero().flatten().tolist():
+                if (b, k) not in owner:
+                    raise ValueError(f"request {b} has placeholders of <Prompt{k}> but no box for it in region_boxes")
+
+    def _replay_into(
+        self, embeds_BSD: Tensor, input_ids: Tensor, regions_RPD: Tensor, owner: dict[tuple[int, int], int]
+    ) -> Tensor:
+        """Fill each region's runs of placeholders, and mark the mentions of its name where the model wants that."""
+        embeds_BSD = embeds_BSD.clone()
+        cells = regions_RPD.shape[1]
+        mentions_RD = self.mention(regions_RPD.flatten(1)) if self.config.mention_embedding else None
+        for (b, k), r in owner.items():
+            run = (input_ids[b] == self.config.crop_token_ids[k]).nonzero().flatten()
+            if len(run) % cells:
+                raise ValueError(f"request {b} has {len(run)} placeholders of <Prompt{k}>, its region has {cells} cells")
+            embeds_BSD[b, run] = regions_RPD[r].repeat(len(run) // cells, 1)
+            if mentions_RD is not None:
+                names = (input_ids[b] == self.config.prompt_token_ids[k]).nonzero().flatten()
+                embeds_BSD[b, names] += mentions_RD[r]
+        return embeds_BSD
+
+    @staticmethod
+    def _place(embeds_BSD: Tensor, where_BS: Tensor, features_ND: Tensor, what: str) -> Tensor:
+        if int(where_BS.sum()) != len(features_ND):
+            raise ValueError(f"{int(where_BS.sum())} {what} in input_ids, but {len(features_ND)} features from the tiles")
+        return embeds_BSD.masked_scatter(where_BS[..., None], features_ND)
+
+
+class GARForConditionalGeneration(PerceptionLMForConditionalGeneration):
+    """Grasp Any Region (arXiv 2510.18876): describes and compares regions of a picture, and answers questions on them."""
+
+    config: GARConfig
+    config_class = GARConfig
+
+    def __init__(self, config: GARConfig):
+        PerceptionLMPreTrainedModel.__init__(self, config)
+        self.model = GARModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+        """Load our layout or a released one, from a folder or a hub id; see transformers for the arguments.
+
+        Raises:
+            ValueError: if the checkpoint lacks a weight or has one that the model does not know.
+        """
+        want_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("key_mapping", TO_OURS)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if keys := sorted(map(str, info[problem])):
+                listed = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is not a checkpoint of this configuration: "
+                    f"{len(keys)} {problem.replace('_', ' ')} ({listed})"
+                )
+        return (model, info) if want_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any):
+        """Save in our layout, whichever layout was loaded; `gar.model.released.save_released` writes the other."""
+        kwargs.setdefault("save_original_format", False)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any):
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        if not self.config.tower_levels:
+            self.model.vision_tower.timm_model.set_grad_checkpointing(enable)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        mask_values: Tensor | None = None,
+        tile_grids: Tensor | None = None,
+        region_boxes: Boxes | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        """What the language model reads.
+
+        Args:
+            input_ids: (B, S) with image tokens and region placeholders.
+            attention_mask: (B, S), not needed here; accepted so that a whole batch can be passed.
+            pixel_values: (T, 3, H, W) in -1..1; None for text alone.
+            mask_values: (T, H, W), 1 where any region of the picture is; None leaves out the mask embedding.
+            tile_grids: (B, 2) as (tiles_w, tiles_h).
+            region_boxes: for each request {prompt number k: (x0, y0, x1, y1)}, normalised to the picture.
+            features: (T, g, g, D) from `model.encode`, in place of pixel_values and mask_values.
+
+        Returns:
+            (B, S, D): token embeddings after the scatter of the tiles' features and the replay of the regions'.
+
+        Raises:
+            ValueError: when placeholders and features differ in number.
+        """
+        if features is None and pixel_values is None:
+            return self.get_input_embeddings()(input_ids)
+        if features is None:
+            features = self.model.encode(pixel_values, mask_values)
+        if tile_grids is None:
+            raise ValueError("tile_grids is missing: one (tiles_w, tiles_h) per request says how the tiles belong together")
+        return self.model.embed(input_ids, features, tile_grids, region_boxes or [{} for _ in input_ids])
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        mask_values: Tensor | None = None,
+        tile_grids: Tensor | None = None,
+        region_boxes: Boxes | None = None,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ):
+        """Logits (B, S, V), and the mean next-token loss over labels that are not -100. Arguments as for `embed`.
+
+        A (B, S) attention_mask also sets the positions, so that padding on either side changes nothing.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(
+                input_ids, attention_mask, pixel_values, mask_values, tile_grids, region_boxes, features
+            )
+        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        return super().forward(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor | None = None, **kwargs: Any):
+        """Generate with every option of transformers; arguments of `embed` first turn into `inputs_embeds`.
+
+        Returns:
+            The new token ids (B, n), without the prompt.
+        """
+        picture = {
+            name: kwargs.pop(name, None)
+            for name in ("pixel_values", "mask_values", "tile_grids", "region_boxes", "features")
+        }
+        if kwargs.get("inputs_embeds") is None:
+            if input_ids is None:
+                raise ValueError("generate needs input_ids or inputs_embeds")
+            kwargs["inputs_embeds"] = self.embed(input_ids, **picture)
+        return super().generate(**kwargs)

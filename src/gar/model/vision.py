@@ -1,0 +1,75 @@
+"""Tiles and their mask -> features: mask embedding, timm tower, projector.
+
+Every tile is encoded by itself: tiles never attend to each other, and the mask embedding has no bias, so a tile that
+no region touches has the same features whatever is marked elsewhere.
+
+Shapes: T tiles, H W pixels of a tile, L tokens of the tower, E tower width, D language width, g cells along a side
+of a tile's feature map.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gar.model.config import GARConfig
+
+
+class MaskEmbedding(nn.Conv2d):
+    """The mask prompt: a patch convolution, without bias and zero at first, over the mask of all regions.
+
+    Its input is the binary mask on three equal channels, its output is added to the tower's patch embedding.
+    """
+
+    def __init__(self, config: GARConfig, width: int):
+        super().__init__(3, width, kernel_size=config.patch_size, stride=config.patch_size, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, mask_THW: Tensor) -> Tensor:
+        """(T, H, W), 1 inside any region, else 0 -> (T, E, H / patch, W / patch)."""
+        mask_T3HW = mask_THW.to(self.weight.dtype)[:, None].expand(-1, 3, -1, -1)
+        return super().forward(mask_T3HW)
+
+
+class Projector(nn.Module):
+    """Tower width -> language width by a two-layer MLP, then average pooling of the cells."""
+
+    def __init__(self, config: GARConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.feature_width, width)
+        self.linear_2 = nn.Linear(width, width)
+        self.map_size = config.map_size
+
+    def forward(self, features_TLE: Tensor) -> Tensor:
+        """(T, L, E), cells row-major -> (T, g, g, D)."""
+        features_TLD = self.linear_2(F.gelu(self.linear_1(features_TLE)))
+        side = int(features_TLD.shape[1] ** 0.5)
+        features_TDss = features_TLD.transpose(1, 2).unflatten(2, (side, side))
+        return F.adaptive_avg_pool2d(features_TDss, self.map_size).permute(0, 2, 3, 1)
+
+
+class Pyramid(nn.Module):
+    """The levels of a convolutional tower, fused to one map at the finest of them, with a learned position per cell."""
+
+    def __init__(self, config: GARConfig, channels: list[int]):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, config.feature_width, 1) for c in channels)
+        side = config.tile_size // config.feature_stride
+        self.position = nn.Parameter(torch.randn(1, config.feature_width, side, side) * 0.02)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Levels (T, C_i, H_i, W_i), finest first -> (T, L, E)."""
+        size = levels[0].shape[-2:]
+        fused = self.position
+        for lateral, level in zip(self.lateral, levels, strict=True):
+            fused = fused + F.interpolate(lateral(level), size=size, mode="bilinear", align_corners=False)
+        return F.gelu(fused).flatten(2).transpose(1, 2)
+
+
+def patch_embedding(vision_tower: PreTrainedModel) -> nn.Module:
+    """The module of a timm tower whose output the mask embedding joins: patch embedding of a ViT, stem of a CNN."""
+    timm_model = vision_tower.timm_model
+    return timm_model.patch_embed if hasattr(timm_model, "patch_embed") else timm_model.conv_stem
