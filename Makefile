@@ -1,0 +1,26 @@
+# Everything lives in this checkout: the environment is .venv, and removing that folder undoes it all.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
+
+# Describe a region of the sample picture.
+run: .venv/.installed
+	@.venv/bin/gar describe src/gar/assets/sample.png --box 250,160,360,270
+
+# Everything that is checked, the tests last.
+test: .venv/.installed-dev
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check .
+	@.venv/bin/pyright
+	@.venv/bin/python -m pytest --quiet
+
+.venv/.installed: pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (once, some minutes)" >&2
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@$(PIP) --editable ".[dev,scenes,train]"
+	@touch $@
+
+.PHONY: run test
