@@ -1,10 +1,10 @@
-"""Makes transformers' AutoConfig, AutoModel and AutoProcessor know the model type "GAR", without importing transformers.
+"""Makes transformers' AutoConfig, AutoModel and AutoProcessor know the model type "GAR", without importing them.
 
-transformers finds its own models by tables of names, and looks a name up in `transformers.models.<type>` when it is first
-used. We add ours to these tables: now where transformers has them already, else right after it has loaded them. The
-public `AutoModel.register` would do only where transformers is loaded already: it wants the classes, so torch and seconds
-of every `import gar`; and to import them as soon as transformers starts loading fails, since they stand on parts of it
-that are then half loaded.
+transformers finds its own models by tables of names, and looks a name up in `transformers.models.<type>` when it is
+first used. We add ours to these tables: now where transformers has them already, else right after it has loaded them.
+The public `AutoModel.register` would do only where transformers is loaded already: it wants the classes, so torch and
+seconds of every `import gar`; and to import them as soon as transformers starts loading fails, since they stand on
+parts of it that are then half loaded.
 """
 
 from __future__ import annotations
