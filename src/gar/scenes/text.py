@@ -1,0 +1,605 @@
+"""Questions, options, answers and captions about a rendered scene, from its facts alone.
+
+Says only what is certain: things clearly seen, sides and depths with a margin, counts where nothing is half hidden.
+Knows no pixel and no model. `<PromptN>` always names `facts["things"][N]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+from gar.data.sample import Turn
+from gar.scenes import questions as ask
+from gar.scenes.grammar import (
+    ATTRIBUTES,
+    CATEGORIES,
+    CATEGORY_WORDS,
+    INVERSE,
+    NUMBERS,
+    ORDINALS,
+    RELATIONS,
+    SAY,
+    WORDS,
+    Facts,
+    Thing,
+    a,
+    centre,
+    check_caption,
+    normalise,
+    phrase,
+    plural,
+    relations,
+)
+
+__all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "normalise", "talk"]
+
+MIN_AREA = 0.0012  # of the picture, below which nothing is said of a thing
+
+# Contact words that a viewer could also use for another one: never offered against it.
+CLASH = {
+    "on": {"leaning on", "contains"},
+    "under": {"contains"},
+    "inside": {"on", "next to"},
+    "contains": {"under", "next to"},
+    "leaning on": {"on", "next to"},
+    "next to": {"leaning on"},
+}
+CONTACTS = tuple(CLASH)
+# What makes things one group to count.
+GROUPS = (("category",), ("color",), ("material",), ("pattern",), ("color", "category"), ("material", "category"))
+
+
+def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
+    """Independent questions and answers about one scene, every type about equally often.
+
+    Half of the questions that can be are multiple choice; some are written carelessly (case, spaces, question mark).
+    A scene that gives little to say gives fewer turns.
+    """
+    turns: list[Turn] = []
+    seen = set()
+    writers: list[Callable[[Facts, Random], Turn | None]] = []
+    for _ in range(4 * num_turns):
+        if len(turns) == num_turns:
+            break
+        writers = writers or rng.sample(WRITERS, len(WRITERS))
+        turn = writers.pop()(facts, rng)
+        if turn and (turn.question, turn.choices) not in seen:
+            seen.add((turn.question, turn.choices))
+            turns.append(Turn(_careless(turn.question, rng), turn.answer, turn.type, turn.choices))
+    return turns
+
+
+def _careless(question: str, rng: Random) -> str:
+    """The question as somebody in a hurry might type it."""
+    if rng.random() < 0.15:
+        question = question.lower().replace("<prompt", "<Prompt")
+    if rng.random() < 0.15:
+        question = question.rstrip("?.")
+    if rng.random() < 0.08:
+        question = question.replace(" <Prompt", "<Prompt")
+    if rng.random() < 0.08:
+        question = re.sub(r"(<Prompt\d+>)", r" \1 ", question)
+    if rng.random() < 0.05:
+        question = re.sub(r"\?$", " ?", question)
+    return f"Question: {question}" if rng.random() < 0.08 else question
+
+
+# What is certain
+
+
+def _clear(facts: Facts, seen: float = 0.35, *kinds: str) -> list[int]:
+    """The things seen well enough to speak of their surface (and with seen=0.5 and _whole, of their form)."""
+    least = MIN_AREA * facts["size"][0] * facts["size"][1]
+    return [
+        i
+        for i, thing in enumerate(facts["things"])
+        if thing["visible"] >= seen and thing["area"] >= least and (not kinds or thing["kind"] in kinds)
+    ]
+
+
+def _whole(facts: Facts, *kinds: str) -> list[int]:
+    """The things seen well enough to say what they are."""
+    return [i for i in _clear(facts, 0.5, *kinds) if not facts["things"][i]["clipped"]]
+
+
+def _countable(facts: Facts) -> list[int] | None:
+    """The real objects in the picture, or None if one is half hidden so that people would count differently."""
+    clear = _clear(facts, 0.4)
+    if any(thing["area"] > 0 and i not in clear for i, thing in enumerate(facts["things"])):
+        return None
+    return [i for i in clear if facts["things"][i]["kind"] == "object"]
+
+
+def _line(facts: Facts, ids: Iterable[int], axis: str) -> list[int] | None:
+    """The things from the left ("left") or from the front ("front"), or None if any two neighbours are too close."""
+    things = facts["things"]
+    key = centre if axis == "left" else lambda thing: thing["depth"]
+    order = sorted(ids, key=lambda i: key(things[i]))
+    certain = all(axis in relations(facts, i, j) for i, j in zip(order, order[1:], strict=False))
+    return order if certain else None
+
+
+def _spread(facts: Facts, ids: Sequence[int], name: str, rng: Random) -> int | None:
+    """A thing whose value of the attribute is drawn first, so that rare values are asked about as often."""
+    values = sorted({facts["things"][i][name] for i in ids} - {None})
+    if not values:
+        return None
+    value = rng.choice(values)
+    return rng.choice([i for i in ids if facts["things"][i][name] == value])
+
+
+# How it is asked
+
+
+def _name(i: int) -> str:
+    return f"<Prompt{i}>"
+
+
+def _list(ids: Sequence[int], rng: Random, last: str = "or") -> str:
+    names = [_name(i) for i in ids]
+    separator = rng.choice((f" {last} ", f" {last} ", f", {last} ", ", "))
+    return ", ".join(names[:-1]) + separator + names[-1]
+
+
+def _ask(rng: Random, kind: str, question: str, answer: str, right: str = "", wrong: Sequence[str] = ()) -> Turn:
+    """An open turn, or as often one with options: the right text among some of the wrong ones."""
+    if not wrong or rng.random() < 0.5:
+        return Turn(question, answer, kind)
+    return _choose(rng, kind, question, right, wrong)
+
+
+def _choose(rng: Random, kind: str, question: str, right: str, wrong: Sequence[str]) -> Turn:
+    options = [right, *rng.sample(wrong, min(len(wrong), rng.choice((1, 2, 3, 3, 3, 3))))]
+    if rng.random() < 0.5:
+        options = [option[:1].upper() + option[1:] for option in options]
+    if rng.random() < 0.25:
+        options = [f"{option}." for option in options]
+    right = options[0]
+    rng.shuffle(options)
+    return Turn(question, right, kind, tuple(options))
+
+
+def _yes_no(rng: Random, kind: str, question: str, holds: bool) -> Turn:
+    forms = rng.choice((("yes", "no"), ("yes", "no"), ("yes, that is right", "no, that is wrong")))
+    return _ask(rng, kind, question, ("no", "yes")[holds], forms[not holds], [forms[holds]])
+
+
+def _which(rng: Random, kind: str, question: str, right: int, ids: Sequence[int]) -> Turn:
+    """A question whose answer is one of the regions `ids`, all of which it names."""
+    frame = rng.choice(("{}", "{}", "{}", "it is {}", "the object in {}", "only {}"))
+    wrong = [frame.format(_name(i)) for i in ids if i != right]
+    return _ask(rng, kind, question, _name(right), frame.format(_name(right)), wrong)
+
+
+def _forms(name: str, value: str, right: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the value may be called in options, where `right` is the right value: (labels, predicates)."""
+    if name == "category":
+        return (value, *CATEGORY_WORDS[value]), (a(value), *map(a, CATEGORY_WORDS[value]))
+    labels, predicates = WORDS[name][value]
+    if value == "sphere" and right != "sphere":  # a cylinder is round, too
+        labels, predicates = ([w for w in words if "round" not in w] for words in (labels, predicates))
+    return tuple(labels), tuple(predicates)
+
+
+def _worded(rng: Random, name: str, values: Sequence[str], p: str) -> list[str]:
+    """The values as option texts of one style; the first value is the right one."""
+    style = rng.choice(("canonical", "label", "any", "frame"))
+    frame = rng.choice(ask.FRAMES)
+    texts = []
+    for value in values:
+        labels, predicates = _forms(name, value, values[0]) if value in ATTRIBUTES[name] else ((value,), (value,))
+        if style == "canonical":
+            texts.append(value)
+        elif style == "frame":
+            texts.append(frame.format(x=rng.choice(predicates), p=p))
+        else:
+            texts.append(rng.choice(labels if style == "label" else labels + predicates))
+    return texts
+
+
+# One function per type
+
+
+def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
+    """The writer of questions about one attribute of one region."""
+
+    def write(facts: Facts, rng: Random) -> Turn | None:
+        surface = name in ("color", "material", "pattern")
+        i = _spread(facts, _clear(facts) if surface else _whole(facts), name, rng)
+        if i is None:
+            return None
+        p, value = _name(i), facts["things"][i][name]
+        others = [word for word in ATTRIBUTES[name] if word != value]
+        wrong = rng.sample(others, min(3, len(others)))
+        if name in ask.FOREIGN and rng.random() < 0.4:
+            wrong[rng.randrange(len(wrong))] = rng.choice(ask.FOREIGN[name])
+        form = rng.random()
+        if form < 0.12:
+            x = value if rng.random() < 0.5 else rng.choice(others)
+            return _yes_no(rng, name, f"Is {p} {rng.choice(_forms(name, x, value)[1])}?", x == value)
+        if form < 0.24:
+            pair = [rng.choice(_forms(name, x, value)[1]) for x in rng.sample([value, others[0]], 2)]
+            return Turn(f"Is {p} {pair[0]} or {pair[1]}?", value, name)
+        texts = _worded(rng, name, [value, *wrong], p)
+        return _ask(rng, name, rng.choice(ask.QUESTIONS[name]).format(p=p), value, texts[0], texts[1:])
+
+    return write
+
+
+def _size(facts: Facts, rng: Random) -> Turn | None:
+    """Small or large; or larger or smaller than another, where the radius and the picture agree."""
+    if rng.random() < 0.5:
+        return _attribute("size")(facts, rng)
+    things, whole = facts["things"], _whole(facts, "object")
+    pairs = [
+        (i, j)
+        for i in whole
+        for j in whole
+        if things[i]["radius"] > 1.4 * things[j]["radius"] and things[i]["area"] > 1.3 * things[j]["area"]
+    ]
+    if not pairs:
+        return None
+    i, j = rng.choice(pairs)
+    if rng.random() < 0.3:
+        return _which(rng, "size", f"Which one is larger, {_list(rng.sample((i, j), 2), rng)}?", i, (i, j))
+    larger = rng.random() < 0.5
+    p, q = (i, j) if larger else (j, i)
+    right, wrong = ("larger", "smaller") if larger else ("smaller", "larger")
+    frame = rng.choice(("{}", "it is {}", f"{_name(p)} is {{}}"))
+    question = rng.choice(ask.LARGER).format(p=_name(p), q=_name(q))
+    return _ask(rng, "size", question, right, frame.format(right), [frame.format(wrong)])
+
+
+def _placed(rng: Random, words: Sequence[str], p: str, q: str) -> list[str]:
+    """Relations as option texts of one style."""
+    style = rng.choice(("alone", "sentence", "sentence", "object"))
+    if style == "alone":
+        return [rng.choice(RELATIONS[word][1]) for word in words]
+    texts = [f"{rng.choice(RELATIONS[word][0])} {q}" for word in words]
+    if style == "object":
+        return texts
+    subject = rng.choice((p, p, "it"))
+    return [f"{subject} is {text}" for text in texts]
+
+
+def _short(word: str) -> str:
+    return SAY[word].removesuffix(" of")
+
+
+def _relation(facts: Facts, rng: Random) -> Turn | None:
+    """Left or right of, in front of or behind another."""
+    axis = rng.choice((("left", "right"), ("front", "behind")))
+    clear = _clear(facts)
+    pairs = [(i, j) for i in clear for j in clear if i != j and axis[0] in relations(facts, i, j)]
+    if not pairs:
+        return None
+    (i, j), word = rng.choice(pairs), axis[0]
+    if rng.random() < 0.5:
+        (i, j), word = (j, i), axis[1]
+    p, q = _name(i), _name(j)
+    opposite = axis[word == axis[0]]
+    form = rng.random()
+    if form < 0.12:
+        said = rng.choice((word, opposite))
+        return _yes_no(rng, "relation", f"Is {p} {rng.choice(RELATIONS[said][0])} {q}?", said == word)
+    if form < 0.24:
+        end = {"left": "left", "right": "right", "front": "front", "behind": "back"}[word]
+        question = rng.choice(ask.EXTREME[end]).format(list=_list(rng.sample((i, j), 2), rng))
+        return _which(rng, "relation", question, i, (i, j))
+    held = relations(facts, i, j)
+    false = [INVERSE[w] for w in sorted(held - {*CONTACTS, word})]
+    if form < 0.36:
+        right = rng.choice([(p, word, q), (q, opposite, p)])
+        wrong = [(p, opposite, q), (q, word, p), *((p, w, q) for w in false)]
+        texts = [f"{one} is {rng.choice(RELATIONS[w][0])} {other}" for one, w, other in (right, *wrong)]
+        return _choose(rng, "relation", rng.choice(ask.STATEMENT).format(p=p, q=q), texts[0], texts[1:])
+    if not held & set(CONTACTS):
+        false += rng.sample(("on", "under", "inside"), 2)
+    texts = _placed(rng, [word, opposite, *false], p, q)
+    if form < 0.6:
+        return _choose(rng, "relation", rng.choice(ask.WHERE).format(p=p, q=q), texts[0], texts[1:])
+    question = rng.choice(ask.SIDE if axis[0] == "left" else ask.DEPTH).format(p=p, q=q)
+    return _ask(rng, "relation", question, _short(word), texts[0], texts[1:2])
+
+
+def _contact(facts: Facts, rng: Random) -> Turn | None:
+    """On, inside, leaning on, next to; and for things far apart, that it is not so."""
+    things, clear = facts["things"], _clear(facts)
+    pairs = [(i, j, w) for i in clear for j in clear if i != j for w in relations(facts, i, j) if w in CONTACTS]
+    if not pairs:
+        return None
+    if rng.random() < 0.1:
+        far = 0.3 * facts["size"][0]
+        apart = [(i, j) for i in clear for j in clear if _apart(things[i], things[j]) > far]
+        apart = [(i, j) for i, j in apart if not relations(facts, i, j) & set(CONTACTS)]
+        if not apart:
+            return None
+        i, j = rng.choice(apart)
+        word = rng.choice(RELATIONS[rng.choice(CONTACTS)][0])
+        return _yes_no(rng, "contact", f"Is {_name(i)} {word} {_name(j)}?", False)
+    kept = rng.choice(sorted({w for _, _, w in pairs}))
+    i, j, word = rng.choice([pair for pair in pairs if pair[2] == kept])
+    p, q = _name(i), _name(j)
+    false = [w for w in CONTACTS if w not in CLASH[word] and w not in relations(facts, i, j)]
+    form = rng.random()
+    if form < 0.3:
+        said = word if rng.random() < 0.65 else rng.choice(false)
+        return _yes_no(rng, "contact", f"Is {p} {rng.choice(RELATIONS[said][0])} {q}?", said == word)
+    texts = _placed(rng, [word, *rng.sample(false, len(false))], p, q)
+    return _ask(rng, "contact", rng.choice(ask.WHERE).format(p=p, q=q), _short(word), texts[0], texts[1:])
+
+
+def _kind(name: str, kind: str) -> Callable[[Facts, Random], Turn | None]:
+    """The writer of questions that tell reflections (or pictures) from real objects."""
+
+    def write(facts: Facts, rng: Random) -> Turn | None:
+        there, real = _clear(facts, 0.35, kind), _clear(facts, 0.35, "object")
+        if not real or (not there and rng.random() < 0.85):
+            return None
+        form = rng.random()
+        if there and form < 0.45:
+            return _only(facts, rng, name, kind)
+        if kind == "reflection" and form < 0.6:
+            return _reflected(facts, rng)
+        i = rng.choice(there if there and rng.random() < 0.5 else real)
+        p, is_kind = _name(i), facts["things"][i]["kind"] == kind
+        if form < 0.75:
+            return _yes_no(rng, name, rng.choice(ask.WHETHER_KIND[kind]).format(p=p), is_kind)
+        values = [facts["things"][i]["kind"]]
+        values += [value for value in ("object", kind) if value != values[0]]
+        question = rng.choice(ask.KIND[kind]).format(p=p)
+        forms = [WORDS["kind"][value] for value in values]
+        frame = rng.choice(("{}", "it is {}", f"{p} is {{}}"))
+        texts = [rng.choice(predicates if frame != "{}" else labels + predicates) for labels, predicates in forms]
+        short = {"object": "real", "reflection": "reflection", "picture": "picture"}[values[0]]
+        return _ask(rng, name, question, short, frame.format(texts[0]), [frame.format(t) for t in texts[1:]])
+
+    return write
+
+
+def _only(facts: Facts, rng: Random, name: str, kind: str) -> Turn | None:
+    """Which one of several is the reflection (or the picture, or the only real object)."""
+    odd, rest = _clear(facts, 0.35, kind), _clear(facts, 0.35, "object")
+    asked = kind
+    if len(odd) > 1 and rng.random() < 0.25:
+        odd, rest, asked = rest, odd, "object"
+    i = rng.choice(odd)
+    ids = [i, *rng.sample(rest, min(len(rest), rng.choice((1, 2, 2, 3))))]
+    rng.shuffle(ids)
+    return _which(rng, name, rng.choice(ask.ONLY[asked]).format(list=_list(ids, rng)), i, ids)
+
+
+def _reflected(facts: Facts, rng: Random) -> Turn | None:
+    """Which reflection belongs to which object, among some that look different."""
+    things, clear = facts["things"], _whole(facts)
+    pairs = [(things[i]["of"], i) for i in clear if things[i]["kind"] == "reflection" and things[i]["of"] in clear]
+    if not pairs:
+        return None
+    pair = rng.choice(pairs)
+    asked, answer = pair if rng.random() < 0.5 else pair[::-1]
+    look = ("category", "color")
+    others = [
+        i
+        for i in clear
+        if i not in pair
+        and things[i]["kind"] == things[answer]["kind"]
+        and any(things[i][key] != things[answer][key] for key in look)
+    ]
+    if not others:
+        return None
+    ids = [answer, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
+    rng.shuffle(ids)
+    template = rng.choice(ask.SOURCE if things[answer]["kind"] == "reflection" else ask.MIRRORED)
+    return _which(rng, "mirror", template.format(list=_list(ids, rng), p=_name(asked)), answer, ids)
+
+
+def _real(facts: Facts, noun: str, rng: Random) -> str:
+    """The noun, and where it matters that only real things are meant."""
+    if all(thing["kind"] == "object" for thing in facts["things"]):
+        return noun
+    return rng.choice((f"real {noun}", f"{noun} (not reflections or pictures)"))
+
+
+def _ordering(facts: Facts, rng: Random) -> Turn | None:
+    """Positions in a row, among all objects, or among the regions that the question names; from either end."""
+    axis = rng.choice(("left", "left", "left", "front"))
+    ends = {"left": ("left", "right"), "front": ("front", "back")}[axis]
+    clear = _clear(facts, 0.35, "object")
+    scope = rng.choice(("all", "row", "named"))
+    if scope == "all":
+        ids, noun = _countable(facts) or [], _real(facts, rng.choice(("objects", "objects", "things")), rng)
+    elif scope == "row":
+        rows = [row for row in facts["rows"] if axis == "left" and all(i in clear for i in row)]
+        ids, noun = (rng.choice(rows) if rows else []), rng.choice(("objects in its row", "things of its row"))
+    else:
+        ids, noun = rng.sample(clear, min(len(clear), rng.choice((3, 3, 4, 5)))), ""
+    order = _line(facts, ids, axis)
+    if not order or not 3 <= len(order) <= len(ORDINALS):
+        return None
+    end = rng.choice(ends)
+    order = order if end == ends[0] else order[::-1]
+    place = rng.randrange(len(order))
+    i, word = order[place], ORDINALS[place]
+    if not noun:
+        listed = _list(rng.sample(order, len(order)), rng)
+        if place == 0 and rng.random() < 0.5:
+            return _which(rng, "ordering", rng.choice(ask.EXTREME[end]).format(list=listed), i, order)
+        if rng.random() < 0.4:
+            return _which(rng, "ordering", rng.choice(ask.NTH).format(list=listed, x=word, y=end), i, order)
+        question = rng.choice(ask.POSITION_AMONG).format(list=listed.replace(" or ", " and "), y=end, p=_name(i))
+    else:
+        question = rng.choice(ask.POSITION).format(x=noun, y=end, p=_name(i))
+    frame = rng.choice(ask.PLACES)
+    wrong = [k for k in range(max(4, len(order))) if k != place]
+    texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k)) for k in (place, *rng.sample(wrong, 3))]
+    return _ask(rng, "ordering", question, word, texts[0], texts[1:])
+
+
+def _nth(k: int) -> str:
+    return f"{k + 1}{('st', 'nd', 'rd')[k] if k < 3 else 'th'}"
+
+
+def _group(rng: Random, thing: Thing) -> tuple[dict[str, str], str, str]:
+    """Some attributes of a thing, with the plural that names all such things and the predicate."""
+    names = rng.choice(GROUPS)
+    wanted = {name: thing[name] for name in names}
+    words = [wanted[name] for name in names if name != "category"]
+    noun = plural(wanted["category"]) if "category" in wanted else rng.choice(("things", "objects"))
+    return wanted, " ".join([*words, noun]), " ".join([*words, *([noun] if "category" in wanted else [])])
+
+
+def _matching(facts: Facts, ids: Iterable[int], wanted: dict[str, str]) -> list[int]:
+    return [i for i in ids if all(facts["things"][i][name] == value for name, value in wanted.items())]
+
+
+def _counting(facts: Facts, rng: Random) -> Turn | None:
+    """How many there are in the picture, or among the regions that the question names."""
+    if rng.random() < 0.5:
+        clear = _whole(facts, "object")
+        if len(clear) < 2:
+            return None
+        ids = rng.sample(clear, min(len(clear), rng.choice((2, 3, 4, 5))))
+        wanted, _, predicate = _group(rng, facts["things"][rng.choice(clear)])
+        number = len(_matching(facts, ids, wanted))
+        question = rng.choice(ask.HOW_MANY_OF).format(list=_list(ids, rng, "and"), x=predicate)
+    else:
+        ids = _countable(facts)
+        if not ids or len(ids) >= len(NUMBERS) or (set(ids) - set(_whole(facts))):
+            return None
+        wanted, noun = {}, rng.choice(("things", "objects"))
+        if rng.random() < 0.7:
+            wanted, noun, _ = _group(rng, facts["things"][rng.choice(ids)])
+        number = len(_matching(facts, ids, wanted))
+        question = rng.choice(ask.HOW_MANY).format(x=_real(facts, noun, rng))
+    wrong = [k for k in range(max(0, number - 3), min(len(NUMBERS), number + 4)) if k != number]
+    digits = rng.random() < 0.5
+    frame = rng.choice(("{}", "{}", "there are {}", "{} in total"))
+    texts = [frame.format(k if digits else NUMBERS[k]) for k in (number, *rng.sample(wrong, 3))]
+    return _ask(rng, "counting", question, NUMBERS[number], texts[0], texts[1:])
+
+
+def _absent(facts: Facts, rng: Random) -> Turn | None:
+    """What is in the picture and what is not."""
+    seen = sorted({facts["things"][i]["category"] for i in _whole(facts, "object")})
+    there = {thing["category"] for thing in facts["things"]}
+    absent = [word for word in CATEGORIES if word not in there and word not in ask.BACKDROP]
+    if not seen or not absent:
+        return None
+    form = rng.random()
+    if form < 0.5:
+        holds = rng.random() < 0.5
+        return _yes_no(
+            rng, "absent", rng.choice(ask.IS_THERE).format(x=a(rng.choice(seen if holds else absent))), holds
+        )
+    if form < 0.65:
+        colors = {thing["color"] for thing in facts["things"]}
+        thing = facts["things"][rng.choice(_whole(facts, "object"))]
+        missing = [color for color in ATTRIBUTES["color"] if color not in colors]
+        holds = rng.random() < 0.5 or not missing
+        words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
+        return _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
+    right, wrong, templates = (seen, absent, ask.WHICH_THERE) if form < 0.8 else (absent, seen, ask.WHICH_ABSENT)
+    right, wrong = rng.choice(right), rng.sample(wrong, min(3, len(wrong)))
+    frame = rng.choice((str, a))
+    return _choose(rng, "absent", rng.choice(templates), frame(right), [frame(word) for word in wrong])
+
+
+def _same(facts: Facts, rng: Random) -> Turn | None:
+    """Whether two regions share an attribute, or which of several shares it with one."""
+    name = rng.choice(("color", "shape", "material", "pattern"))
+    things = facts["things"]
+    ids = [i for i in _whole(facts) if things[i][name]]
+    holds = rng.random() < 0.5
+    pairs = [(i, j) for i in ids for j in ids if i != j and (things[i][name] == things[j][name]) == holds]
+    if not pairs:
+        return None
+    i, j = rng.choice(pairs)
+    others = [k for k in ids if k != i and things[k][name] != things[i][name]]
+    if holds and len(others) > 1 and rng.random() < 0.4:
+        ids = [j, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
+        rng.shuffle(ids)
+        question = rng.choice(ask.SAME_AS).format(list=_list(ids, rng), x=name, p=_name(i))
+        return _which(rng, "same", question, j, ids)
+    yes, no = rng.choice(
+        (("yes", "no"), (f"yes, the same {name}", f"no, a different {name}"), ("yes, they do", "no, they do not"))
+    )
+    question = rng.choice(ask.SAME).format(p=_name(i), q=_name(j), x=name)
+    return _ask(rng, "same", question, "yes" if holds else "no", *((yes, [no]) if holds else (no, [yes])))
+
+
+# Captions: the grammar that `check_caption` reads
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _caption(facts: Facts, rng: Random) -> Turn | None:
+    """A noun phrase."""
+    i = _spread(facts, _whole(facts), "kind", rng)
+    if i is None:
+        return None
+    return Turn(rng.choice(ask.SHORT).format(p=_name(i)), _sentence(phrase(facts["things"][i])), "caption")
+
+
+def _said(held: set[str]) -> str:
+    """Relations in words: what touches alone, else the side and the depth ("to the left of and behind")."""
+    touching = [SAY[word] for word in CONTACTS if word in held]
+    beside = [SAY[word] for word in ("left", "right", "front", "behind") if word in held]
+    return " and ".join(touching[:1] or beside)
+
+
+def _detailed(facts: Facts, rng: Random) -> Turn | None:
+    """What it is, where it is in the picture, and how it stands to the neighbour that says most."""
+    whole = _whole(facts)
+    i = _spread(facts, whole, "kind", rng)
+    if i is None:
+        return None
+    things = facts["things"]
+    thing = things[i]
+    sentences = [_sentence(phrase(thing, with_size=True))]
+    across = centre(thing) / facts["size"][0]
+    if across < 0.36 or across > 0.64:
+        sentences.append(f"It is on the {'left' if across < 0.5 else 'right'} side of the picture.")
+    elif 0.42 < across < 0.58:
+        sentences.append("It is in the middle of the picture.")
+    if thing["kind"] == "object":
+        held = {j: relations(facts, i, j) for j in whole if j != i and things[j]["kind"] == "object"}
+        near = sorted((j for j in held if held[j]), key=lambda j: _apart(thing, things[j]))
+        ranked = sorted(near, key=lambda j: not held[j] & set(CONTACTS))
+        if ranked:
+            sentences.append(f"It is {_said(held[ranked[0]])} {phrase(things[ranked[0]])}.")
+        objects = [j for j, other in enumerate(things) if other["kind"] == "object" and other["area"] > 0 and j != i]
+        for word, end in (("front", "nearest thing to the camera"), ("behind", "farthest thing from the camera")):
+            if len(objects) > 1 and all(word in relations(facts, i, j) for j in objects):
+                sentences.append(f"It is the {end}.")
+    return Turn(rng.choice(ask.DETAILED).format(p=_name(i)), " ".join(sentences), "detailed")
+
+
+def _apart(one: Thing, other: Thing) -> float:
+    """How far the middles of two boxes are, in pixels."""
+    return sum((sum(one["box"][k::2]) - sum(other["box"][k::2])) ** 2 for k in (0, 1)) ** 0.5 / 2
+
+
+def _relational(facts: Facts, rng: Random) -> Turn | None:
+    """One region, and how it stands to another."""
+    things, whole = facts["things"], _whole(facts)
+    pairs = [(i, j) for i in whole for j in whole if i != j and (relations(facts, i, j) or things[i]["of"] == j)]
+    telling = [(i, j) for i, j in pairs if relations(facts, i, j) & set(CONTACTS) or things[i]["of"] == j]
+    if not pairs:
+        return None
+    i, j = rng.choice(telling if telling and rng.random() < 0.5 else pairs)
+    question = rng.choice(ask.RELATIONAL).format(p=_name(i), q=_name(j))
+    one, other = phrase(things[i], with_size=True), f"{_name(j)}, {phrase(things[j])}"
+    if things[i]["of"] == j:
+        return Turn(question, f"{_name(i)} is the reflection of {other}, in the mirror.", "relational")
+    return Turn(question, f"{_name(i)} is {one}. It is {_said(relations(facts, i, j))} {other}.", "relational")
+
+
+WRITERS: tuple[Callable[[Facts, Random], Turn | None], ...] = (
+    *(_attribute(name) for name in ("color", "shape", "pattern", "material", "category")),
+    *(_size, _relation, _contact, _kind("mirror", "reflection"), _kind("picture", "picture")),
+    *(_ordering, _counting, _absent, _same, _caption, _detailed, _relational),
+)

@@ -1,0 +1,299 @@
+"""What is said about rendered scenes is true, certain, well spread and can be read back. Needs no renderer."""
+
+import re
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gar.data.sample import Turn
+from gar.scenes.grammar import RELATIONS, SAY, WORDS, Facts, phrase, plural, relations
+from gar.scenes.text import ATTRIBUTES, CATEGORIES, check_caption, normalise, talk
+
+CAPTIONS = ("caption", "detailed", "relational")
+TYPES = {
+    *("color", "shape", "pattern", "material", "category", "size", "relation", "contact", "mirror", "picture"),
+    *("ordering", "counting", "absent", "same", *CAPTIONS),
+}
+
+
+def make_thing(rng: Random, x: float, depth: float, kind: str = "object") -> dict:
+    category = rng.choice(CATEGORIES[:5] if rng.random() < 0.5 else CATEGORIES)
+    radius = rng.uniform(0.15, 0.7)
+    half, y = 90 * radius / depth, rng.uniform(60, 200)
+    return {
+        "category": category,
+        "shape": category if category in ATTRIBUTES["shape"] else None,
+        "color": rng.choice(ATTRIBUTES["color"]),
+        "material": rng.choice(ATTRIBUTES["material"]),
+        "pattern": rng.choice(ATTRIBUTES["pattern"]),
+        "size": "small" if radius < 0.3 else "large" if radius > 0.5 else None,
+        "kind": kind,
+        "of": None,
+        "visible": rng.choice((1.0, 1.0, 1.0, 1.0, 0.8, 0.45, 0.2)),
+        "clipped": rng.random() < 0.05,
+        "area": int(3 * half * half),
+        "box": [int(x - half), int(y - half), int(x + half), int(y + half)],
+        "xyz": [x, y, depth],
+        "depth": depth,
+        "radius": radius,
+    }
+
+
+def make_scene(seed: int) -> Facts:
+    """Facts as a renderer would give them: things strewn or in a row, some touching, some mirrored or in a picture."""
+    rng = Random(seed)
+    number = rng.randint(2, 7)
+    lined = rng.random() < 0.5
+    things = [
+        make_thing(rng, 20 + 215 * (i / (number - 1) if lined else rng.random()), rng.uniform(2, 6))
+        for i in range(number)
+    ]
+    links = []
+    if rng.random() < 0.5:
+        word = rng.choice(("on", "inside", "leaning on", "next to"))
+        links = [[0, word, 1]] + ([[1, word, 0]] if word == "next to" else [])
+    for i in range(number if rng.random() < 0.5 else 0):
+        if rng.random() < 0.5:
+            copy = things[i] | {"kind": "reflection", "of": i, "visible": 0.9, "depth": things[i]["depth"] + 4}
+            copy["box"] = [copy["box"][0] // 2, copy["box"][1], copy["box"][2] // 2, copy["box"][3]]
+            things.append(copy)
+    for _ in range(rng.choice((0, 0, 1, 2))):
+        things.append(make_thing(rng, rng.uniform(20, 235), 7, "picture"))
+    return {
+        "seed": seed,
+        "size": [256, 256],
+        "things": things,
+        "relations": links,
+        "rows": [list(range(number))] if lined else [],
+    }
+
+
+def named(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"<Prompt(\d+)>", text)]
+
+
+@pytest.fixture(scope="module")
+def turns() -> list[tuple[Facts, Turn]]:
+    scenes = [make_scene(seed) for seed in range(600)]
+    return [(facts, turn) for facts in scenes for turn in talk(facts, Random(facts["seed"]))]
+
+
+scenes = st.integers(0, 10**6).map(make_scene)
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_every_caption_is_true_in_every_statement(facts, seed):
+    for turn in talk(facts, Random(seed)):
+        if turn.type in CAPTIONS:
+            true, false = check_caption(turn.answer, facts, named(turn.question)[0])
+            assert true and not false, turn
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_a_choice_has_one_right_option_and_it_is_the_answer(facts, seed):
+    for turn in talk(facts, Random(seed)):
+        if turn.choices:
+            assert 2 <= len(turn.choices) <= 4
+            assert turn.choices.count(turn.answer) == 1
+            meanings = [normalise(choice) for choice in turn.choices]
+            assert meanings.count(normalise(turn.answer)) == 1, turn
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_what_is_said_of_one_region_is_in_the_facts(facts, seed):
+    for turn in talk(facts, Random(seed)):
+        if turn.type not in ("color", "shape", "pattern", "material", "category", "size"):
+            continue
+        ids = set(named(turn.question))
+        answer = normalise(turn.answer)
+        if len(ids) == 1 and answer not in ("yes", "no"):
+            assert answer == facts["things"][ids.pop()][turn.type], turn
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_sides_and_depths_and_contacts_hold(facts, seed):
+    for turn in talk(facts, Random(seed)):
+        if turn.type not in ("relation", "contact") or len(named(turn.question)) != 2:
+            continue
+        i, j = named(turn.question)
+        answer = normalise(turn.answer).split()
+        if len(answer) > 2 and answer[0].startswith("prompt"):  # a sentence about both
+            i, j = int(answer[0][len("prompt") :]), int(answer[-1][len("prompt") :])
+            answer = answer[1:-1]
+        elif len(answer) > 1 and answer[-1].startswith("prompt"):  # "left of <Prompt1>"
+            answer = answer[:-1]
+        if " ".join(answer) in RELATIONS:
+            assert " ".join(answer) in relations(facts, i, j), turn
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_hidden_and_tiny_things_are_not_asked_about_and_every_name_exists(facts, seed):
+    for turn in talk(facts, Random(seed)):
+        for i in named(" ".join((turn.question, turn.answer, *turn.choices))):
+            assert facts["things"][i]["visible"] >= 0.35
+            assert facts["things"][i]["area"] >= 0.001 * 256 * 256
+
+
+def test_a_talk_follows_from_its_seed_and_has_the_wanted_length():
+    facts = make_scene(3)
+    assert talk(facts, Random(5)) == talk(facts, Random(5)) != talk(facts, Random(6))
+    assert len(talk(facts, Random(5), num_turns=12)) == 12
+
+
+def test_a_scene_in_which_nothing_can_be_seen_says_nothing():
+    facts = make_scene(3)
+    facts["things"] = [thing | {"visible": 0.1} for thing in facts["things"]]
+    assert talk(facts, Random(0)) == []
+
+
+def test_all_types_come_and_none_outweighs_the_others(turns):
+    counts = Counter(turn.type for _, turn in turns)
+    assert set(counts) == TYPES
+    assert max(counts.values()) < 0.1 * len(turns)
+    assert min(counts.values()) > 0.015 * len(turns)
+
+
+def test_the_right_option_may_stand_anywhere(turns):
+    for number in (2, 3, 4):
+        places = Counter(t.choices.index(t.answer) for _, t in turns if len(t.choices) == number)
+        for place in range(number):
+            assert places[place] / places.total() == pytest.approx(1 / number, abs=0.04)
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES - set(CAPTIONS)))
+def test_no_answer_is_right_too_often(turns, kind):
+    answers = Counter(normalise(turn.answer) for _, turn in turns if turn.type == kind)
+    assert answers.most_common(1)[0][1] / answers.total() < 0.55, answers.most_common(4)
+
+
+def test_yes_and_no_are_as_frequent(turns):
+    for kind in ("color", "material", "relation", "contact", "absent", "same"):
+        answers = Counter(normalise(turn.answer) for _, turn in turns if turn.type == kind)
+        assert 0.35 < answers["yes"] / (answers["yes"] + answers["no"]) < 0.65, kind
+
+
+def test_left_and_right_and_front_and_behind_are_as_frequent(turns):
+    answers = Counter(normalise(turn.answer) for _, turn in turns if turn.type == "relation")
+    for one, other in (("left", "right"), ("front", "behind")):
+        assert 0.8 < answers[one] / answers[other] < 1.25
+
+
+def test_options_of_attributes_are_worded_in_many_ways(turns):
+    for kind in ("color", "material", "pattern", "shape"):
+        wordings = {choice.lower().strip(".") for _, turn in turns if turn.type == kind for choice in turn.choices}
+        assert len({re.sub(r"<prompt\d+>", "<prompt>", wording) for wording in wordings}) > 50
+
+
+def test_a_reflection_is_never_in_front_or_behind():
+    facts = make_scene(0)
+    facts["things"] = [facts["things"][0], facts["things"][0] | {"kind": "reflection", "of": 0, "depth": 90.0}]
+    assert not relations(facts, 0, 1, margin=0) & {"front", "behind"}
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("A ball.", "sphere"),
+        ("It is a box", "cube"),
+        ("2nd from the left", "second"),
+        ("The second", "second"),
+        ("Yes, they have the same color.", "yes"),
+        ("No pattern", "plain"),
+        ("no", "no"),
+        ("matte rubber", "matte"),
+        ("It is made of metal.", "metal"),
+        ("<Prompt0> is grey.", "gray"),
+        ("violet", "purple"),
+        ("On the left side", "left"),
+        ("to the left of", "left"),
+        ("nearer to the camera", "front"),
+        ("3", "three"),
+        (" <Prompt2> ", "prompt2"),
+        ("It is < Prompt2 >.", "prompt2"),
+        ("<Prompt1> is behind <Prompt0>.", "prompt0 front prompt1"),
+        ("<Prompt0> is in front of <Prompt1>.", "prompt0 front prompt1"),
+        ("<Prompt0> is leaning against <Prompt1>.", "prompt0 leaning on prompt1"),
+        ("a reflection in the mirror", "reflection"),
+        ("A real object", "object"),
+    ],
+)
+def test_answers_that_mean_the_same_have_one_normal_form(text, canonical):
+    assert normalise(text) == canonical
+
+
+def test_every_word_of_the_vocabulary_means_one_thing():
+    for values in WORDS.values():
+        for canonical, (labels, predicates) in values.items():
+            for form in (canonical, *labels, *predicates, *(f"It is {p}." for p in predicates)):
+                assert normalise(form) == canonical, form
+    for canonical, (linked, alone) in RELATIONS.items():
+        for form in (*linked, *alone, SAY[canonical], SAY[canonical].removesuffix(" of")):
+            assert normalise(form) == canonical, form
+    for category in CATEGORIES:
+        assert normalise(f"a {category}") == normalise(plural(category)) == category
+
+
+@pytest.fixture
+def pair() -> Facts:
+    """A large red checkered metal sphere to the left of and in front of a small blue mug, and the mug's reflection."""
+    shared = {"visible": 1.0, "clipped": False, "area": 900, "xyz": [0, 0, 0], "kind": "object", "of": None}
+    sphere = {"category": "sphere", "shape": "sphere", "color": "red", "material": "metal", "pattern": "checkered"}
+    mug = {"category": "mug", "shape": None, "color": "blue", "material": "plastic", "pattern": "plain"}
+    things = [
+        shared | sphere | {"size": "large", "box": [10, 50, 60, 100], "depth": 2.0, "radius": 0.5},
+        shared | mug | {"size": None, "box": [180, 40, 210, 70], "depth": 5.0, "radius": 0.3},
+    ]
+    things.append(things[1] | {"kind": "reflection", "of": 1, "box": [100, 10, 120, 30]})
+    return {"seed": 0, "size": [256, 256], "things": things, "relations": [], "rows": []}
+
+
+@pytest.mark.parametrize(
+    ("index", "text", "num_true", "false"),
+    [
+        (0, "A red checkered metal sphere.", 5, []),
+        (0, "A green metal cube.", 2, ["color: green", "category: cube"]),
+        (0, "A large red sphere. It is on the left side of the picture.", 5, []),
+        (0, "A red sphere. It is on the right side of the picture.", 3, ["on the right side of the picture"]),
+        (0, "A red sphere. It is to the left of and in front of a blue mug.", 5, []),
+        (0, "A red sphere. It is behind a blue mug.", 3, ["behind a blue mug"]),
+        (0, "A red sphere. It is in front of a green mug.", 3, ["in front of a green mug"]),
+        (0, "A red sphere. It is the nearest thing to the camera.", 4, []),
+        (1, "A small blue mug.", 3, ["size: small"]),
+        (2, "The reflection of a blue plastic mug in the mirror.", 4, []),
+        (1, "The reflection of a blue plastic mug in the mirror.", 3, ["kind: reflection"]),
+        (2, "<Prompt2> is the reflection of <Prompt1>, a blue plastic mug, in the mirror.", 5, []),
+        (2, "<Prompt2> is the reflection of <Prompt0>, a red sphere, in the mirror.", 1, None),
+        (0, "<Prompt0> is a red sphere. It is to the left of <Prompt1>, a blue mug.", 7, []),
+        (0, "<Prompt1> is a blue mug. <Prompt0> is a red sphere.", 6, []),
+        (0, "A framed picture of a red sphere.", 2, ["kind: picture"]),
+        (0, "A red sphere wearing sunglasses.", 2, ["unparsed: sphere wearing sunglasses"]),
+        (0, "Nice weather today.", 0, ["unparsed: nice weather today"]),
+        (0, "It is to the left of <Prompt9>.", 0, None),
+        (0, "<Prompt7> is a red sphere.", 0, ["unparsed: <prompt7> is a red sphere"]),
+        (0, "", 0, ["unparsed: "]),
+    ],
+)
+def test_a_caption_is_checked_fact_by_fact(pair, index, text, num_true, false):
+    right, wrong = check_caption(text, pair, index)
+    assert len(right) == num_true, (right, wrong)
+    assert wrong == false if false is not None else wrong
+
+
+def test_a_phrase_says_what_a_thing_is_and_where_it_is_seen(pair):
+    assert phrase(pair["things"][0], with_size=True) == "a large red checkered metal sphere"
+    assert phrase(pair["things"][2]) == "the reflection of a blue plastic mug in the mirror"
+
+
+def test_the_vocabulary_names_exactly_the_things_that_can_be_made():
+    from gar.scenes.things import EVERYDAY, PRIMITIVES
+
+    assert set(CATEGORIES) == {*PRIMITIVES, *EVERYDAY}
+    assert set(ATTRIBUTES["shape"]) == set(PRIMITIVES)
