@@ -1,0 +1,424 @@
+"""Rendering of sampled worlds with Mitsuba: the picture, the exact visible mask of every thing, and the facts.
+
+Knows Mitsuba (imported only when a function needs it) and the records of `gar.data`. Knows no question and no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from gar.data.sample import Sample, read_shards, write_shard
+from gar.scenes.text import talk
+from gar.scenes.things import PRIMITIVES, Mesh
+from gar.scenes.world import Camera, Panel, Surface, Thing, World, linear, sample_world
+
+SHARD = 50  # scenes in a shard
+MIN_AREA = 40  # pixels; what is smaller is nothing one could talk about
+LICENCE = "Apache-2.0"
+
+
+def _mitsuba() -> Any:
+    try:
+        import drjit
+        import mitsuba
+    except ImportError as error:
+        raise ValueError("rendering needs Mitsuba: install it with `pip install gar[scenes]`") from error
+    if mitsuba.variant() != "scalar_rgb":
+        mitsuba.set_variant("scalar_rgb")
+        drjit.set_thread_count(1)  # the workers share the cores
+    return mitsuba
+
+
+# --- Our descriptions in Mitsuba's words -----------------------------------------------------------------------------
+
+
+def _texture(color: np.ndarray, surface: Surface) -> dict[str, Any]:
+    mi = _mitsuba()
+    if color.ndim == 1:
+        return {"type": "rgb", "value": [float(c) for c in np.clip(color, 0, 1)]}
+    return {
+        "type": "bitmap",
+        "bitmap": mi.Bitmap(np.ascontiguousarray(np.clip(color, 0, 1), np.float32)),
+        "raw": True,
+        "filter_type": "bilinear" if surface.smooth else "nearest",
+        "to_uv": mi.ScalarTransform4f().scale([*surface.repeat, 1]),
+    }
+
+
+def _bsdf(surface: Surface) -> dict[str, Any]:
+    color = _texture(surface.color, surface)
+    match surface.material:
+        case "mirror":
+            return {"type": "conductor", "material": "none", "specular_reflectance": color}
+        case "metal":
+            metal = {"type": "roughconductor", "material": "none", "alpha": surface.rough, "specular_reflectance": color}
+            return {"type": "twosided", "bsdf": metal}
+        case "glass":
+            kind = {"type": "roughdielectric", "alpha": surface.rough} if surface.rough else {"type": "dielectric"}
+            return {**kind, "int_ior": 1.45, "specular_transmittance": color}
+        case "plastic":
+            plastic = {"type": "principled", "base_color": color, "roughness": surface.rough**0.5, "specular": 0.7}
+            return {"type": "twosided", "bsdf": {**plastic, "clearcoat": 1.0, "clearcoat_gloss": 0.95}}
+    return {"type": "twosided", "bsdf": {"type": "diffuse", "reflectance": color}}
+
+
+def _mesh(mesh: Mesh, name: str, surface: Surface | None) -> Any:
+    mi = _mitsuba()
+    props = mi.Properties()
+    if surface is not None:
+        props["mesh_bsdf"] = mi.load_dict(_bsdf(surface))
+    result = mi.Mesh(name, len(mesh.vertices), len(mesh.faces), has_vertex_normals=True, has_vertex_texcoords=True, props=props)
+    params = mi.traverse(result)
+    params["vertex_positions"] = np.ascontiguousarray(mesh.vertices.ravel(), np.float32)
+    params["vertex_normals"] = np.ascontiguousarray(mesh.normals.ravel(), np.float32)
+    params["vertex_texcoords"] = np.ascontiguousarray(mesh.uv.ravel(), np.float32)
+    params["faces"] = np.ascontiguousarray(mesh.faces.ravel(), np.uint32)
+    params.update()
+    return result
+
+
+def _panel(panel: Panel, bsdf: dict[str, Any] | None = None) -> dict[str, Any]:
+    mi = _mitsuba()
+    matrix = np.eye(4)
+    matrix[:3] = np.stack([panel.right, panel.up, panel.normal, panel.centre], 1)
+    return {"type": "rectangle", "to_world": mi.ScalarTransform4f(matrix), "bsdf": bsdf or _bsdf(panel.surface)}
+
+
+def _sensor(camera: Camera, spp: int) -> dict[str, Any]:
+    mi = _mitsuba()
+    return {
+        "type": "perspective",
+        "fov": camera.fov,
+        "fov_axis": "x",
+        "near_clip": 0.05,
+        "to_world": mi.ScalarTransform4f().look_at(
+            [float(v) for v in camera.origin], [float(v) for v in camera.target], [0, 0, 1]
+        ),
+        "film": {
+            "type": "hdrfilm",
+            "width": camera.size[0],
+            "height": camera.size[1],
+            "rfilter": {"type": "box"},
+            "pixel_format": "rgb",
+        },
+        "sampler": {"type": "independent", "sample_count": spp},
+    }
+
+
+def _lamps(world: World) -> dict[str, Any]:
+    mi = _mitsuba()
+    result: dict[str, Any] = {}
+    if world.sky.shape[:2] == (1, 1):
+        result["sky"] = {"type": "constant", "radiance": {"type": "rgb", "value": [float(c) for c in world.sky[0, 0]]}}
+    else:
+        up = mi.ScalarTransform4f().rotate([1, 0, 0], 90)
+        bitmap = mi.Bitmap(np.ascontiguousarray(world.sky, np.float32))
+        result["sky"] = {"type": "envmap", "bitmap": bitmap, "to_world": up}
+    for i, light in enumerate(world.lights):
+        far = float(np.linalg.norm(light.position))
+        if light.kind == "point":
+            rgb = [float(c) for c in light.rgb * far**2]
+            result[f"light{i}"] = {
+                "type": "point",
+                "position": [float(v) for v in light.position],
+                "intensity": {"type": "rgb", "value": rgb},
+            }
+        else:
+            rgb = [float(c) for c in light.rgb * far**2 / (4 * light.half**2)]
+            toward = mi.ScalarTransform4f().look_at([float(v) for v in light.position], [0, 0, 0], [0.1, 0.9, 0.2])
+            result[f"light{i}"] = {
+                "type": "rectangle",
+                "to_world": toward @ mi.ScalarTransform4f().scale(light.half),
+                "emitter": {"type": "area", "radiance": {"type": "rgb", "value": rgb}},
+            }
+    return result
+
+
+# --- What is seen ----------------------------------------------------------------------------------------------------
+
+
+def _indices(shapes: dict[str, Any], camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Which shape each pixel shows: (H, W) indices into the names of `shapes`, -1 for none; and its (H, W, 2) uv."""
+    mi = _mitsuba()
+    scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, 1), **shapes})
+    integrator = mi.load_dict({"type": "aov", "aovs": "index:shape_index,uv:uv"})
+    channels = np.array(mi.render(scene, integrator=integrator, seed=0))
+    names = list(shapes)
+    order = np.array([-1] + [names.index(s.id()) if s.id() in names else -1 for s in scene.shapes()])
+    return order[channels[..., -3].round().astype(int)], channels[..., -2:]
+
+
+def _silhouette(thing: Thing, camera: Camera) -> float:
+    """Pixels that the thing would cover if nothing stood before it and the picture did not end."""
+    width, height = camera.size
+    points = camera.project(thing.mesh.vertices)
+    if points[:, 2].min() < 0.1:
+        return float("inf")
+    xy = points[:, :2] * 2
+    low = np.maximum(xy.min(0), (-width * 2, -height * 2))
+    extent = np.minimum(xy.max(0), (width * 4, height * 4)) - low
+    if extent.min() <= 0:
+        return float("inf")
+    canvas = Image.new("1", (int(extent[0]) + 2, int(extent[1]) + 2))
+    draw = ImageDraw.Draw(canvas)
+    for triangle in (xy - low)[thing.mesh.faces].reshape(-1, 6).tolist():
+        draw.polygon(triangle, fill=1)
+    return float(np.asarray(canvas).sum()) / 4
+
+
+def _size_word(extent: float) -> str | None:
+    return "small" if extent < 0.6 else "large" if extent > 0.92 else None
+
+
+def _fact(thing: Thing, kind: str, mask: np.ndarray, visible: float, camera: Camera) -> dict[str, Any]:
+    ys, xs = np.nonzero(mask)
+    x0, y0, x1, y1 = int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+    height, width = mask.shape
+    low, high = thing.mesh.vertices.min(0), thing.mesh.vertices.max(0)
+    centre = (low + high) / 2
+    return {
+        "category": thing.category,
+        "shape": thing.category if thing.category in PRIMITIVES else None,
+        "color": thing.color,
+        "material": thing.material,
+        "pattern": thing.pattern,
+        "size": _size_word(thing.extent) if kind == "object" else None,
+        "kind": kind,
+        "of": None,
+        "visible": round(min(1.0, float(visible)), 3),
+        "clipped": x0 == 0 or y0 == 0 or x1 == width or y1 == height,
+        "area": len(xs),
+        "box": [x0, y0, x1, y1],
+        "xyz": [round(float(v), 3) for v in centre],
+        "depth": round(float(camera.project(centre[None])[0, 2]), 3),
+        "radius": round(float(np.linalg.norm(high - low)) / 2, 3),
+    }
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered world: picture, (N, H, W) masks, the fact about each mask, and the mirror's mask if there is one."""
+
+    picture: Image.Image
+    masks: np.ndarray
+    things: list[dict[str, Any]]
+    relations: list[list[Any]]
+    rows: list[list[int]]
+    mirror: np.ndarray | None
+
+
+def _developed(pixels: np.ndarray, world: World) -> Image.Image:
+    """Linear radiance to a picture: fireflies held down, exposure, a shoulder or a cut, gamma, tint, blur."""
+    padded = np.pad(np.maximum(np.nan_to_num(pixels), 0), ((1, 1), (1, 1), (0, 0)), "edge")
+    height, width = pixels.shape[:2]
+    around = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+    image = np.minimum(around[4], 3 * np.median(around, 0) + 0.02 / world.exposure) * world.exposure * world.tint
+    if world.shoulder:
+        image = np.where(image < 0.6, image, 0.6 + 0.4 * np.tanh((image - 0.6) / 0.4))
+    image = np.clip(image, 0, 1)
+    encoded = np.where(image < 0.0031308, 12.92 * image, 1.055 * np.maximum(image, 1e-8) ** (1 / 2.4) - 0.055)
+    picture = Image.fromarray((255 * encoded ** (2.2 / world.gamma) + 0.5).astype(np.uint8))
+    return picture.filter(ImageFilter.GaussianBlur(world.blur)) if world.blur else picture
+
+
+def render_scene(world: World, seed: int) -> Scene:
+    """Render a world. `seed` is that of the noise."""
+    mi = _mitsuba()
+    camera = world.camera
+    names = [f"thing{i}" for i in range(len(world.things))]
+    shapes: dict[str, Any] = {f"panel{i}": _panel(p) for i, p in enumerate(world.panels)}
+    shapes |= {name: _mesh(t.mesh, name, t.surface) for name, t in zip(names, world.things, strict=True)}
+    if world.mirror is not None:
+        shapes["mirror"] = _panel(world.mirror)
+    framed = []
+    for i, (panel, inner) in enumerate(world.pictures):
+        framed.append(render_scene(inner, seed + i + 1))
+        pixels = linear(np.asarray(framed[-1].picture) / 255)
+        shapes[f"picture{i}"] = _panel(replace(panel, surface=Surface("matte", pixels, smooth=True)))
+
+    glass = any(t.material == "glass" for t in world.things)
+    depth = 8 if glass else 5 if world.mirror is not None else 4
+    scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
+    integrator = mi.load_dict({"type": "path", "max_depth": depth})
+    picture = _developed(np.array(mi.render(scene, integrator=integrator, seed=seed & 0x7FFFFFFF)), world)
+
+    index, uv = _indices(shapes, camera)
+    order = list(shapes)
+    seen = {name: index == order.index(name) for name in order}
+    found: list[tuple[str, np.ndarray, dict[str, Any]]] = []  # an identity for relations, the mask, the fact
+
+    def add(name: str, thing: Thing, kind: str, mask: np.ndarray, whole: float, by: Camera = camera) -> None:
+        if mask.sum() >= MIN_AREA:
+            found.append((name, mask, _fact(thing, kind, mask, mask.sum() / max(whole, 1), by)))
+
+    for name, thing in zip(names, world.things, strict=True):
+        add(name, thing, "object", seen[name], _silhouette(thing, camera))
+    if world.mirror is not None:
+        n = world.mirror.normal
+        flip = np.eye(3) - 2 * np.outer(n, n)
+        offset = 2 * n * float(n @ world.mirror.centre)
+        behind = [t.moved(flip, offset) for t in world.things]
+        ghosts, _ = _indices({m: _mesh(t.mesh, m, None) for m, t in zip(names, behind, strict=True)}, camera)
+        for i, thing in enumerate(behind):
+            add(f"reflection{i}", thing, "reflection", (ghosts == i) & seen["mirror"], _silhouette(thing, camera))
+            if found and found[-1][0] == f"reflection{i}":
+                found[-1][2]["of"] = i
+    for i, ((_, inner), scene_) in enumerate(zip(world.pictures, framed, strict=True)):
+        width, height = inner.camera.size
+        x = np.clip((uv[..., 0] * width).astype(int), 0, width - 1)
+        y = np.clip(((1 - uv[..., 1]) * height).astype(int), 0, height - 1)
+        for mask in scene_.masks:
+            inside = mask[y, x] & seen[f"picture{i}"]
+            add(f"picture{i}", inner.things[0], "picture", inside, inside.sum(), inner.camera)
+
+    Random(seed).shuffle(found)
+    place = {name: k for k, (name, _, _) in enumerate(found)}
+    for _, _, fact in found:
+        if fact["of"] is not None:
+            fact["of"] = place.get(f"thing{fact['of']}")
+    relations = [
+        [place[f"thing{i}"], word, place[f"thing{j}"]]
+        for i, word, j in world.relations
+        if f"thing{i}" in place and f"thing{j}" in place
+    ]
+    facts = [fact for _, _, fact in found]
+    rows = []
+    for row in world.rows:
+        members = [place.get(f"thing{i}") for i in row]
+        if any(m is None or facts[m]["visible"] < 0.35 for m in members):
+            continue
+        middles = {m: (facts[m]["box"][0] + facts[m]["box"][2]) / 2 for m in members}
+        members.sort(key=middles.__getitem__)
+        if all(middles[b] - middles[a] > 5 for a, b in zip(members, members[1:], strict=False)):
+            rows.append(members)
+    masks = np.array([mask for _, mask, _ in found], bool).reshape(len(found), *index.shape)
+    return Scene(picture, masks, facts, relations, rows, seen.get("mirror"))
+
+
+# --- Shards ----------------------------------------------------------------------------------------------------------
+
+
+def _rle(mask: np.ndarray) -> dict[str, Any]:
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def render_sample(
+    seed: int, split: str = "train", generators: dict[str, float] | None = None, pixels: int = 224, num_turns: int = 12
+) -> Sample:
+    """The record of one seed: picture (JPEG), masks, talk and facts (`Sample.meta`).
+
+    Args:
+        generators: the weight of each generator; the seed chooses. Default: 4 rooms to 1 studio.
+        num_turns: questions asked about the scene, at most.
+    """
+    weights = generators or {"rooms": 0.8, "studio": 0.2}
+    generator = Random(f"generator {seed}").choices(tuple(weights), tuple(weights.values()))[0]
+    scene = render_scene(sample_world(seed, generator, split, pixels), seed)
+    facts = {
+        "seed": seed,
+        "generator": generator,
+        "split": split,
+        "size": list(scene.picture.size),
+        "things": scene.things,
+        "relations": scene.relations,
+        "rows": scene.rows,
+        "mirror": None if scene.mirror is None else _rle(scene.mirror),
+    }
+    data = io.BytesIO()
+    scene.picture.save(data, "JPEG", quality=92, subsampling=0)
+    turns = talk(facts, Random(f"talk {seed}"), num_turns)
+    return Sample(data.getvalue(), [_rle(m) for m in scene.masks], turns, f"scenes/{generator}", LICENCE, facts)
+
+
+def _render_shard(job: tuple[Path, list[int], str, dict[str, float] | None, int]) -> int:
+    path, seeds, split, generators, pixels = job
+    return write_shard([render_sample(seed, split, generators, pixels) for seed in seeds], path)
+
+
+def render_shards(
+    num: int,
+    out: str | Path,
+    seed: int = 0,
+    workers: int = 2,
+    split: str = "train",
+    generators: dict[str, float] | None = None,
+    pixels: int = 224,
+) -> None:
+    """Render the scenes of seeds seed .. seed + num - 1 into `out`/{split}-{index:05d}.parquet, 50 to a file.
+
+    A file that exists is kept, so that a stopped run goes on where it was. A scene depends on its seed alone.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    if num < 1 or workers < 1:
+        raise ValueError(f"num {num} and workers {workers}: both must be at least 1")
+    jobs = []
+    for index, start in enumerate(range(0, num, SHARD)):
+        path = Path(out) / f"{split}-{index:05d}.parquet"
+        seeds = list(range(seed + start, seed + min(start + SHARD, num)))
+        if not path.exists():
+            jobs.append((path, seeds, split, generators, pixels))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress("scenes", *columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=num, completed=num - sum(len(j[1]) for j in jobs))
+        if workers == 1:
+            for job in jobs:
+                progress.advance(task, _render_shard(job))
+        elif jobs:
+            with multiprocessing.get_context("spawn").Pool(workers) as pool:
+                for done in pool.imap_unordered(_render_shard, jobs):
+                    progress.advance(task, done)
+
+
+def contact_sheet(folder: str | Path, path: str | Path, num: int = 24, columns: int = 6) -> None:
+    """A PNG of the first `num` pictures of a folder of shards, with the outline of every region."""
+    from pycocotools import mask as coco
+
+    cells = []
+    for sample, _ in zip(read_shards(folder), range(num), strict=False):
+        picture = np.array(sample.picture())
+        for i, rle in enumerate(sample.masks):
+            mask = coco.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]
+            inner = mask.copy()
+            for axis in (0, 1):
+                inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
+            hue = (int(256 * (i * 0.618 % 1)), 255, 255)
+            picture[mask & ~inner] = Image.new("HSV", (1, 1), hue).convert("RGB").getpixel((0, 0))
+        cells.append(Image.fromarray(picture))
+    width, height = max(c.width for c in cells), max(c.height for c in cells)
+    sheet = Image.new("RGB", (columns * width, -(-len(cells) // columns) * height), "white")
+    for i, cell in enumerate(cells):
+        sheet.paste(cell, (i % columns * width, i // columns * height))
+    sheet.save(path)
+
+
+def main() -> None:
+    """`python -m gar.scenes.render --num N --out DIR --seed S --workers 2 --split train`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--num", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--pixels", type=int, default=224)
+    parser.add_argument("--rooms", type=float, default=0.8, help="share of the rooms generator; the rest is studio")
+    args = parser.parse_args()
+    generators = {"rooms": args.rooms, "studio": 1 - args.rooms}
+    render_shards(args.num, args.out, args.seed, args.workers, args.split, generators, args.pixels)
+
+
+if __name__ == "__main__":
+    main()
