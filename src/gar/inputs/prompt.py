@@ -111,6 +111,7 @@ class PromptWriter:
 
     Attributes:
         end_id: the token that ends an answer, where generation stops.
+        reserved_ids: tokens of the layout and placeholders: users may not write them, answers are shown without them.
 
     Raises:
         ValueError: the tokenizer does not know a token that the configuration or the layout needs.
@@ -120,17 +121,17 @@ class PromptWriter:
         self._tokenizer = tokenizer
         self._config = config
         self._layout = _LAYOUTS[config.prompt_style]
-        for k, prompt_id in enumerate(config.prompt_token_ids or []):
-            if self._token_id(prompt_name(k)) != prompt_id:
+        for k, expected in enumerate(config.prompt_token_ids or []):
+            if (found := self._token_id(prompt_name(k))) != expected:
                 raise ValueError(
-                    f"{prompt_name(k)} is token {self._token_id(prompt_name(k))} of the tokenizer but {prompt_id} of the "
-                    "configuration: take both from one checkpoint"
+                    f"{prompt_name(k)} is token {found} of the tokenizer, but {expected} of the configuration: take "
+                    "both from one checkpoint"
                 )
         self.end_id = self._token_id(self._layout.end)
         crop_ids = config.crop_token_ids or []
         self._image, *self._crops = tokenizer.convert_ids_to_tokens([config.image_token_id, *crop_ids])
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._reserved = special.union(crop_ids, [config.image_token_id]).difference(config.prompt_token_ids or [])
+        self.reserved_ids = special.union(crop_ids, [config.image_token_id]).difference(config.prompt_token_ids or [])
 
     def encode_prefix(
         self, num_tiles: int, regions: Sequence[int], form: Form = "ask", faults: ReleasedFaults = NO_FAULTS
@@ -178,8 +179,8 @@ class PromptWriter:
             if k not in regions:
                 there = ", ".join(map(prompt_name, sorted(regions))) or "none"
                 raise ValueError(
-                    f"the question names {prompt_name(k)}, but the given regions are: {there}; add its region or correct "
-                    "the name"
+                    f"the question names {prompt_name(k)}, but the given regions are: {there}; add its region or "
+                    "correct the name"
                 )
         if form == "together" and region not in regions:
             raise ValueError(f"region is {region}, expected one of {sorted(regions)}: each question marks its region")
@@ -257,7 +258,7 @@ class PromptWriter:
 
     def _check_text(self, text: str, what: str) -> None:
         for i in self._ids(text):
-            if i in self._reserved:
+            if i in self.reserved_ids:
                 token = self._tokenizer.convert_ids_to_tokens(i)
                 raise ValueError(f"the {what} holds {token}, which is reserved for the layout: remove it")
 
