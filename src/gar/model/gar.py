@@ -24,13 +24,23 @@ from gar.model.vision import MaskEmbedding, Projector, Pyramid, patch_embedding
 Boxes = list[dict[int, tuple[float, float, float, float]]]
 
 
-class GARModel(PerceptionLMModel):
+class GARPreTrainedModel(PerceptionLMPreTrainedModel):
+    config: GARConfig
+
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, MaskEmbedding):
+            nn.init.zeros_(module.weight)
+        else:
+            super()._init_weights(module)
+
+
+class GARModel(GARPreTrainedModel, PerceptionLMModel):
     """Vision tower with mask embedding, projector, and language model, under PerceptionLM's names."""
 
     config: GARConfig
 
     def __init__(self, config: GARConfig):
-        PerceptionLMPreTrainedModel.__init__(self, config)
+        GARPreTrainedModel.__init__(self, config)
         width = config.text_config.hidden_size
         self.vision_tower = AutoModel.from_config(config.vision_config)
         if config.tower_levels:
@@ -94,24 +104,27 @@ class GARModel(PerceptionLMModel):
         embeds_BSD = self._place(
             embeds_BSD, input_ids == self.config.image_token_id, self._context(features_TggD), "image tokens"
         )
-        regions = [(b, k) for b, boxes in enumerate(region_boxes) for k in boxes]
-        for b, k in regions:
-            if not 0 <= k < self.config.max_prompts:
-                raise ValueError(f"request {b} has a region <Prompt{k}>, the model has {self.config.max_prompts} prompts")
-        if not regions:
-            self._refuse_boxless(input_ids, {})
+        owner = {(b, k): r for r, (b, k) in enumerate((b, k) for b, boxes in enumerate(region_boxes) for k in boxes)}
+        self._refuse_boxless(input_ids, owner)
+        if not owner:
             return embeds_BSD
-        maps = self._maps(features_TggD, tile_grids)
-        scale = self.config.projector_pooling_ratio * self.config.feature_stride
-        regions_RPD = replay(
-            maps,
+        return self._replay_into(embeds_BSD, input_ids, self.cut(features_TggD, tile_grids, region_boxes), owner)
+
+    def cut(self, features_TggD: Tensor, tile_grids: Tensor, region_boxes: Boxes) -> Tensor:
+        """The replayed features (R, P * P, D) of all regions, request after request, in the order of their dicts."""
+        for b, boxes in enumerate(region_boxes):
+            for k in boxes:
+                if not 0 <= k < self.config.max_prompts:
+                    raise ValueError(
+                        f"request {b} has a region <Prompt{k}>, but the model has {self.config.max_prompts} prompts"
+                    )
+        stride = self.config.projector_pooling_ratio * self.config.feature_stride
+        return replay(
+            self._maps(features_TggD, tile_grids),
             [list(boxes.values()) for boxes in region_boxes],
             self.config.replay_size,
-            scale=1 / scale if self.config.replay_frame == "released" else 1.0,
+            scale=1 / stride if self.config.replay_frame == "released" else 1.0,
         )
-        owner = {region: r for r, region in enumerate(regions)}
-        self._refuse_boxless(input_ids, owner)
-        return self._replay_into(embeds_BSD, input_ids, regions_RPD, owner)
 
     def _context(self, features_TggD: Tensor) -> Tensor:
         pooling = self.config.context_pooling
@@ -159,14 +172,14 @@ class GARModel(PerceptionLMModel):
         return embeds_BSD.masked_scatter(where_BS[..., None], features_ND)
 
 
-class GARForConditionalGeneration(PerceptionLMForConditionalGeneration):
+class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditionalGeneration):
     """Grasp Any Region (arXiv 2510.18876): describes and compares regions of a picture, and answers questions on them."""
 
     config: GARConfig
     config_class = GARConfig
 
     def __init__(self, config: GARConfig):
-        PerceptionLMPreTrainedModel.__init__(self, config)
+        GARPreTrainedModel.__init__(self, config)
         self.model = GARModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()

@@ -1,0 +1,85 @@
+"""Auxiliary heads: what a region is, read off its replayed features, and how two regions lie to each other.
+
+They train the vision in minutes, where a language model alone needs hours; the finished model does not keep them.
+Knows the facts of rendered scenes (`Sample.meta["things"]`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gar.data.packing import Pack
+
+ATTRIBUTES = ("category", "color", "material", "pattern", "kind")
+PAIRS = ("left", "front")
+LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
+IGNORED = -100
+
+
+class RegionHeads(nn.Module):
+    """Linear heads over a region's summary, and a small one over pairs of summaries.
+
+    Args:
+        width: of the summaries, D.
+        words: for each attribute its words.
+    """
+
+    def __init__(self, width: int, words: dict[str, list[str]]):
+        super().__init__()
+        self.words = words
+        self.attributes = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in words.items()})
+        self.pairs = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, len(PAIRS)))
+
+    def forward(self, summaries_RD: Tensor, packs: list[Pack]) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+        """The sum of all losses, and for each head (right, asked)."""
+        things = [p.sample.meta["things"][i] for p in packs for i in p.things]
+        losses, right = [], {}
+        for name, head in self.attributes.items():
+            target_R = torch.tensor([self._label(name, thing) for thing in things])
+            known = target_R != IGNORED
+            if known.any():
+                logits = head(summaries_RD[known])
+                losses.append(F.cross_entropy(logits, target_R[known]))
+                right[name] = (int((logits.argmax(1) == target_R[known]).sum()), int(known.sum()))
+        first, second, target_NP = _pairs(packs)
+        if len(first):
+            logits_NP = self.pairs(torch.cat([summaries_RD[first], summaries_RD[second]], 1))
+            known = target_NP >= 0
+            losses.append(F.binary_cross_entropy_with_logits(logits_NP[known], target_NP[known]))
+            for column, name in enumerate(PAIRS):
+                asked = known[:, column]
+                hit = (logits_NP[asked, column] > 0) == (target_NP[asked, column] > 0.5)
+                right[name] = (int(hit.sum()), int(asked.sum()))
+        return torch.stack(losses).sum(), right
+
+    def _label(self, name: str, thing: dict[str, Any]) -> int:
+        if name != "kind" and thing["visible"] < LEAST_VISIBLE:
+            return IGNORED
+        return self.words[name].index(thing[name]) if thing.get(name) in self.words[name] else IGNORED
+
+
+def _pairs(packs: list[Pack]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ordered pairs of regions of one picture, and whether the first is left and in front; -1 where it is a close call."""
+    first, second, target = [], [], []
+    offset = 0
+    for p in packs:
+        things = [p.sample.meta["things"][i] for i in p.things]
+        width = p.sample.meta["size"][0]
+        for i, a in enumerate(things):
+            for j, b in enumerate(things):
+                if i == j:
+                    continue
+                dx = (b["box"][0] + b["box"][2] - a["box"][0] - a["box"][2]) / 2 / width
+                left = float(dx > 0) if abs(dx) > 0.05 else -1.0
+                real = a["kind"] == b["kind"] == "object"
+                dz = b["depth"] - a["depth"]
+                front = float(dz > 0) if real and abs(dz) > 0.1 * min(a["depth"], b["depth"]) else -1.0
+                first.append(offset + i)
+                second.append(offset + j)
+                target.append([left, front])
+        offset += len(things)
+    return torch.tensor(first, dtype=torch.long), torch.tensor(second, dtype=torch.long), torch.tensor(target)

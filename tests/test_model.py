@@ -1,0 +1,216 @@
+"""The model by itself: encode, scatter, replay, generate, and both checkpoint layouts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny import CROP0, IMAGE, batch_of, random_request, tiny_config, tiny_model
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from gar.model.gar import GARForConditionalGeneration
+from gar.model.released import config_to_released, save_released
+from gar.model.replay import merge_tiles, replay
+
+FLAVOURS = [{"class_token": True, "tied": True}, {"class_token": False, "tied": False}]
+BOX = (0.1, 0.2, 0.7, 0.9)
+
+
+def grid_map(height: int, width: int) -> torch.Tensor:
+    """A map of two channels that stores at each cell its own (x, y)."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x, y]).float()
+
+
+def test_tiles_merge_into_the_map_they_were_cut_from():
+    whole = torch.arange(2 * 6 * 9).float().view(2, 6, 9)  # D, 2 tiles high, 3 wide, of 3x3 cells
+    tiles = whole.view(2, 2, 3, 3, 3).permute(1, 3, 2, 4, 0).reshape(6, 3, 3, 2)
+    assert torch.equal(merge_tiles(tiles, (3, 2)), whole)
+
+
+def test_replay_samples_the_regions_own_window():
+    cells = replay([grid_map(32, 48)], [[(0.5, 0.0, 1.0, 1.0)]], size=16)[0]
+    # Bins of 1.5 x 2 cells; a bin's value is the mean over its samples, i.e. its centre, in cell-centre coordinates.
+    x = 24 - 0.5 + 1.5 * (torch.arange(16) + 0.5)
+    y = -0.5 + 2.0 * (torch.arange(16) + 0.5)
+    assert torch.allclose(cells[:, 0].view(16, 16)[0, :-1], x[:-1], atol=1e-4)
+    assert torch.allclose(cells[:, 1].view(16, 16)[1:-1, 0], y[1:-1], atol=1e-4)
+
+
+def test_the_released_frame_samples_the_maps_first_corner():
+    cells = replay([grid_map(16, 16)], [[(0.5, 0.0, 1.0, 1.0)]], size=16, scale=1 / 28)[0]
+    assert cells.max() < 0.07
+
+
+def test_regions_of_pictures_of_different_sizes_are_cut_in_one_call_as_one_by_one():
+    torch.manual_seed(0)
+    maps = [torch.randn(5, 8, 12), torch.randn(5, 16, 4), torch.randn(5, 4, 4)]
+    boxes = [[BOX, (0.5, 0.5, 1.0, 1.0)], [], [(0.0, 0.0, 1.0, 1.0)]]
+    together = replay(maps, boxes, size=3)
+    apart = torch.cat([replay([m], [b], size=3) for m, b in zip(maps, boxes, strict=True) if b])
+    assert together.shape == (3, 9, 5)
+    assert torch.allclose(together, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
+    model = tiny_model(**flavour, replay_frame="released", inclusive_boxes=True)
+    request = random_request(model.config, (2, 1), {0: BOX, 3: (0.5, 0.0, 1.0, 0.4)})
+    with torch.no_grad():
+        wanted = model(**request).logits
+    model.save_pretrained(tmp_path / "ours")
+    save_released(model, tmp_path / "released")
+    names = json.loads((tmp_path / "released" / "config.json").read_text())
+    assert names["mllm_config"]["vision_use_cls_token"] == flavour["class_token"]
+    for folder in ("ours", "released"):
+        again = GARForConditionalGeneration.from_pretrained(tmp_path / folder).eval()
+        # The released layout derives the replayed size from the tile.
+        again.config.replay_size = model.config.replay_size
+        assert again.config.replay_frame == "released"
+        with torch.no_grad():
+            assert torch.equal(again(**request).logits, wanted)
+
+
+def test_a_model_with_its_own_parts_is_refused_by_the_released_layout():
+    with pytest.raises(ValueError, match="replay_frame"):
+        config_to_released(tiny_config())
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("model.mask_patch_embedding.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="mask_patch_embedding"):
+        GARForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_transformers_auto_classes_know_the_model(tmp_path):
+    import gar  # noqa: F401
+
+    tiny_model().save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).max_prompts == 8
+    assert isinstance(AutoModelForImageTextToText.from_pretrained(tmp_path), GARForConditionalGeneration)
+
+
+def test_the_mask_embedding_is_nothing_at_birth():
+    torch.manual_seed(0)
+    model = GARForConditionalGeneration(tiny_config()).eval()
+    request = random_request(model.config, (1, 1), {0: BOX})
+    with torch.no_grad():
+        marked = model(**request).logits
+        unmarked = model(**request | {"mask_values": None}).logits
+    assert torch.equal(marked, unmarked)
+
+
+def test_a_tile_that_no_region_touches_keeps_its_features():
+    model = tiny_model()
+    request = random_request(model.config, (2, 2), {})
+    mask = torch.zeros_like(request["mask_values"])
+    mask[0], mask[3] = 1, 1
+    with torch.no_grad():
+        plain = model.model.encode(request["pixel_values"], torch.zeros_like(mask))
+        marked = model.model.encode(request["pixel_values"], mask)
+    same = [torch.equal(a, b) for a, b in zip(plain, marked, strict=True)]
+    assert same == [False, True, True, False, True]
+
+
+def test_a_region_keeps_its_own_box_when_others_follow():
+    model = tiny_model()
+    boxes = {0: BOX, 1: (0.0, 0.0, 0.5, 0.5), 4: (0.5, 0.2, 0.9, 0.4)}
+    request = random_request(model.config, (2, 1), boxes)
+    with torch.no_grad():
+        several = model.embed(**request)
+        for k, box in boxes.items():
+            run = request["input_ids"] == CROP0 + k
+            alone = model.model.cut(
+                model.model.encode(request["pixel_values"], request["mask_values"]), request["tile_grids"], [{k: box}]
+            )
+            assert torch.allclose(several[run], alone[0], atol=1e-6)
+
+
+def test_the_order_in_which_boxes_are_listed_means_nothing():
+    model = tiny_model()
+    boxes = {0: BOX, 1: (0.0, 0.0, 0.5, 0.5), 4: (0.5, 0.2, 0.9, 0.4)}
+    request = random_request(model.config, (2, 1), boxes)
+    with torch.no_grad():
+        forward = model(**request).logits
+        backward = model(**request | {"region_boxes": [dict(reversed(boxes.items()))]}).logits
+    assert torch.equal(forward, backward)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_batch_of_eight_different_requests_gives_the_logits_of_one_by_one(flavour):
+    model = tiny_model(**flavour)
+    grids = [(1, 1), (2, 1), (1, 3), (2, 2), (4, 1), (1, 1), (3, 1), (1, 2)]
+    requests = [
+        random_request(model.config, grid, {k: (0.1 * k, 0.0, 0.5 + 0.05 * k, 0.8) for k in range(i % 5)}, seed=i, text=3 + i)
+        for i, grid in enumerate(grids)
+    ]
+    with torch.no_grad():
+        together = model(**batch_of(requests)).logits
+        for row, request in zip(together, requests, strict=True):
+            alone = model(**request).logits[0]
+            assert torch.allclose(row[-len(alone) :], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"num_beams": 2}, {"use_cache": False}])
+def test_generation_returns_new_ids_only_and_a_batch_gives_those_of_one_by_one(options):
+    model = tiny_model()
+    requests = [
+        random_request(model.config, (1, 1), {0: BOX}, seed=1),
+        random_request(model.config, (2, 1), {1: BOX, 2: BOX}, seed=2, text=12),
+    ]
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0} | options
+    together = model.generate(**batch_of(requests), **options)
+    assert together.shape == (2, 6)
+    for row, request in zip(together, requests, strict=True):
+        assert model.generate(**request, **options)[0].tolist() == row.tolist()
+
+
+def test_the_loss_is_the_mean_over_labels_whatever_pads_them():
+    model = tiny_model()
+    request = random_request(model.config, (1, 1), {0: BOX}, text=12)
+    labels = request["input_ids"].clone()
+    labels[:, :-6] = -100
+    with torch.no_grad():
+        logits = model(**request).logits
+        wanted = torch.nn.functional.cross_entropy(logits[0, -7:-1], labels[0, -6:])
+        assert torch.allclose(model(**request, labels=labels).loss, wanted)
+
+
+def test_gradients_reach_every_part_with_and_without_checkpointing():
+    grads = []
+    for checkpointing in (False, True):
+        model = tiny_model()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train()
+        request = random_request(model.config, (1, 1), {0: BOX})
+        model(**request, labels=request["input_ids"]).loss.backward()
+        lacking = [n for n, p in model.named_parameters() if p.grad is None]
+        assert lacking == []
+        grads.append(model.model.mask_patch_embedding.weight.grad)
+    assert torch.allclose(grads[0], grads[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["input_ids"].__setitem__((0, 1), 5), "image tokens in input_ids, but"),
+        (lambda r: r["input_ids"].__setitem__((0, -8), 5), "placeholders of <Prompt0>"),
+        (lambda r: r.update(region_boxes=[{}]), "no box for it"),
+        (lambda r: r.update(region_boxes=[{0: BOX, 99: BOX}]), "has 8 prompts"),
+        (lambda r: r.update(tile_grids=torch.tensor([[3, 1]])), "stand for 4 tiles"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_both_counts(change, message):
+    model = tiny_model()
+    request = random_request(model.config, (1, 1), {0: BOX})
+    assert request["input_ids"][0, 1] == IMAGE
+    change(request)
+    with pytest.raises(ValueError, match=message):
+        model.embed(**request)
