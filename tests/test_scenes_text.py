@@ -123,6 +123,8 @@ def test_sides_and_depths_and_contacts_hold(facts, seed):
         if turn.type not in ("relation", "contact") or len(named(turn.question)) != 2:
             continue
         i, j = named(turn.question)
+        if re.match(r"(question: )?(on which side|which side|relative to|compared to)", turn.question.lower()):
+            i, j = j, i  # the other one is named first
         answer = normalise(turn.answer).split()
         if len(answer) > 2 and answer[0].startswith("prompt"):  # a sentence about both
             i, j = int(answer[0][len("prompt") :]), int(answer[-1][len("prompt") :])
@@ -158,7 +160,7 @@ def test_all_types_come_and_none_outweighs_the_others(turns):
     counts = Counter(turn.type for _, turn in turns)
     assert set(counts) == TYPES
     assert max(counts.values()) < 0.1 * len(turns)
-    assert min(counts.values()) > 0.015 * len(turns)
+    assert min(counts.values()) > 0.01 * len(turns)
 
 
 def test_the_right_option_may_stand_anywhere(turns):

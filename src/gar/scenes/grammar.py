@@ -239,7 +239,20 @@ def _synonyms() -> dict[str, str]:
 # Said around an answer without changing it.
 _EMPTY = (
     *("in color", "color of", "colored", "from left", "from right", "from front", "from back", "in row", "position"),
-    *("made of", "made from", "in shape", "in total", "material is", "pattern is", "shape is", "color is", "size is"),
+    *(
+        "object in",
+        "only",
+        "exactly",
+        "made of",
+        "made from",
+        "in shape",
+        "in total",
+        "material is",
+        "pattern is",
+        "shape is",
+        "color is",
+        "size is",
+    ),
 )
 _ARTICLES = {"a", "an", "s", "the", "it", "is", "are", "they", "there", "of", "than", "looks", "like", "be"}
 
@@ -265,7 +278,7 @@ def normalise(text: str) -> str:
     if words and words[0] in ("yes", "no"):
         return words[0]
     names = [word for word in words if re.fullmatch(r"prompt\d+", word)]
-    if len(names) == 1 and words[0] == names[0] and len(words) > 1:
+    if len(words) > 1 and words[0] in ([*names, "object"] if len(names) < 2 else []):
         words = words[1:]
     if len(names) == 2 and [words[0], words[-1]] == names and names[0] > names[1]:
         relation = " ".join(words[1:-1])

@@ -68,6 +68,12 @@ QUESTIONS = {
         "Compared to the other things, is {p} small or large?",
     ),
 }
+WHICH = (
+    "Which one of {list} is {x}?",
+    "Which of {list} is {x}?",
+    "Among {list}, which one is {x}?",
+    "Which one among {list} is {x}?",
+)
 FRAMES = ("It is {x}", "It's {x}", "{p} is {x}", "The object is {x}", "{x}")
 # Wrong options that no thing in any scene fits.
 FOREIGN = {
@@ -97,14 +103,18 @@ DEPTH = (
     "Relative to {q}, is {p} in front or behind?",
 )
 WHERE = (
-    "What is the spatial relationship between {p} and {q}?",
-    "What is the spatial relation of {p} to {q}?",
     "Where is {p} relative to {q}?",
     "Where is {p} with respect to {q}?",
     "How is {p} positioned relative to {q}?",
     "What is the position of {p} in relation to {q}?",
-    "Which of these describes where {p} is, seen from {q}?",
+    "Where is {p}, seen from {q}?",
+)
+BETWEEN = (
+    "What is the spatial relationship between {p} and {q}?",
+    "What is the spatial relation of {p} to {q}?",
     "What is the relationship between {p} and {q}?",
+    "What is the relation between {p} and {q}?",
+    "How do {p} and {q} relate to each other in space?",
 )
 STATEMENT = (
     "Which statement about {p} and {q} is true?",

@@ -36,6 +36,7 @@ from gar.scenes.grammar import (
 __all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "normalise", "talk"]
 
 MIN_AREA = 0.0012  # of the picture, below which nothing is said of a thing
+FORM_AREA = 0.003  # of the picture, below which nothing is said of form, pattern or material
 
 # Contact words that a viewer could also use for another one: never offered against it.
 CLASH = {
@@ -64,7 +65,8 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
         if len(turns) == num_turns:
             break
         writers = writers or rng.sample(WRITERS, len(WRITERS))
-        turn = writers.pop()(facts, rng)
+        writer = writers.pop()
+        turn = next(filter(None, (writer(facts, rng) for _ in range(6))), None)
         if turn and (turn.question, turn.choices) not in seen:
             seen.add((turn.question, turn.choices))
             turns.append(Turn(_careless(turn.question, rng), turn.answer, turn.type, turn.choices))
@@ -89,9 +91,9 @@ def _careless(question: str, rng: Random) -> str:
 # What is certain
 
 
-def _clear(facts: Facts, seen: float = 0.35, *kinds: str) -> list[int]:
-    """The things seen well enough to speak of their surface (and with seen=0.5 and _whole, of their form)."""
-    least = MIN_AREA * facts["size"][0] * facts["size"][1]
+def _clear(facts: Facts, *kinds: str, seen: float = 0.35, share: float = MIN_AREA) -> list[int]:
+    """The things (of some kinds) of which at least `seen` is seen, on at least `share` of the picture."""
+    least = share * facts["size"][0] * facts["size"][1]
     return [
         i
         for i, thing in enumerate(facts["things"])
@@ -101,12 +103,12 @@ def _clear(facts: Facts, seen: float = 0.35, *kinds: str) -> list[int]:
 
 def _whole(facts: Facts, *kinds: str) -> list[int]:
     """The things seen well enough to say what they are."""
-    return [i for i in _clear(facts, 0.5, *kinds) if not facts["things"][i]["clipped"]]
+    return [i for i in _clear(facts, *kinds, seen=0.5, share=FORM_AREA) if not facts["things"][i]["clipped"]]
 
 
 def _countable(facts: Facts) -> list[int] | None:
     """The real objects in the picture, or None if one is half hidden so that people would count differently."""
-    clear = _clear(facts, 0.4)
+    clear = _clear(facts)
     if any(thing["area"] > 0 and i not in clear for i, thing in enumerate(facts["things"])):
         return None
     return [i for i in clear if facts["things"][i]["kind"] == "object"]
@@ -139,7 +141,7 @@ def _name(i: int) -> str:
 
 def _list(ids: Sequence[int], rng: Random, last: str = "or") -> str:
     names = [_name(i) for i in ids]
-    separator = rng.choice((f" {last} ", f" {last} ", f", {last} ", ", "))
+    separator = rng.choice((f" {last} ", f" {last} ", f", {last} ", ", ")) if len(ids) > 2 else f" {last} "
     return ", ".join(names[:-1]) + separator + names[-1]
 
 
@@ -206,8 +208,11 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
     """The writer of questions about one attribute of one region."""
 
     def write(facts: Facts, rng: Random) -> Turn | None:
-        surface = name in ("color", "material", "pattern")
-        i = _spread(facts, _clear(facts) if surface else _whole(facts), name, rng)
+        if name == "color":
+            ids = _clear(facts)
+        else:
+            ids = _clear(facts, share=FORM_AREA) if name in ("material", "pattern") else _whole(facts)
+        i = _spread(facts, ids, name, rng)
         if i is None:
             return None
         p, value = _name(i), facts["things"][i][name]
@@ -222,6 +227,11 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
         if form < 0.24:
             pair = [rng.choice(_forms(name, x, value)[1]) for x in rng.sample([value, others[0]], 2)]
             return Turn(f"Is {p} {pair[0]} or {pair[1]}?", value, name)
+        if form < 0.34 and len(unlike := [j for j in ids if facts["things"][j][name] not in (value, None)]) > 1:
+            ids = [i, *rng.sample(unlike, min(len(unlike), rng.choice((2, 3))))]
+            rng.shuffle(ids)
+            question = rng.choice(ask.WHICH).format(list=_list(ids, rng), x=rng.choice(_forms(name, value, value)[1]))
+            return _which(rng, name, question, i, ids)
         texts = _worded(rng, name, [value, *wrong], p)
         return _ask(rng, name, rng.choice(ask.QUESTIONS[name]).format(p=p), value, texts[0], texts[1:])
 
@@ -230,9 +240,9 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
 
 def _size(facts: Facts, rng: Random) -> Turn | None:
     """Small or large; or larger or smaller than another, where the radius and the picture agree."""
-    if rng.random() < 0.5:
-        return _attribute("size")(facts, rng)
     things, whole = facts["things"], _whole(facts, "object")
+    if rng.random() < 0.5:
+        return _attribute("size")(facts, rng) if {"small", "large"} <= {things[i]["size"] for i in whole} else None
     pairs = [
         (i, j)
         for i in whole
@@ -299,7 +309,7 @@ def _relation(facts: Facts, rng: Random) -> Turn | None:
         false += rng.sample(("on", "under", "inside"), 2)
     texts = _placed(rng, [word, opposite, *false], p, q)
     if form < 0.6:
-        return _choose(rng, "relation", rng.choice(ask.WHERE).format(p=p, q=q), texts[0], texts[1:])
+        return _choose(rng, "relation", rng.choice(ask.WHERE + ask.BETWEEN).format(p=p, q=q), texts[0], texts[1:])
     question = rng.choice(ask.SIDE if axis[0] == "left" else ask.DEPTH).format(p=p, q=q)
     return _ask(rng, "relation", question, _short(word), texts[0], texts[1:2])
 
@@ -328,6 +338,8 @@ def _contact(facts: Facts, rng: Random) -> Turn | None:
         said = word if rng.random() < 0.65 else rng.choice(false)
         return _yes_no(rng, "contact", f"Is {p} {rng.choice(RELATIONS[said][0])} {q}?", said == word)
     texts = _placed(rng, [word, *rng.sample(false, len(false))], p, q)
+    if form < 0.5:
+        return _choose(rng, "contact", rng.choice(ask.BETWEEN).format(p=p, q=q), texts[0], texts[1:])
     return _ask(rng, "contact", rng.choice(ask.WHERE).format(p=p, q=q), _short(word), texts[0], texts[1:])
 
 
@@ -335,8 +347,8 @@ def _kind(name: str, kind: str) -> Callable[[Facts, Random], Turn | None]:
     """The writer of questions that tell reflections (or pictures) from real objects."""
 
     def write(facts: Facts, rng: Random) -> Turn | None:
-        there, real = _clear(facts, 0.35, kind), _clear(facts, 0.35, "object")
-        if not real or (not there and rng.random() < 0.85):
+        there, real = _clear(facts, kind), _clear(facts, "object")
+        if not real or (not there and rng.random() < 0.97):
             return None
         form = rng.random()
         if there and form < 0.45:
@@ -361,7 +373,7 @@ def _kind(name: str, kind: str) -> Callable[[Facts, Random], Turn | None]:
 
 def _only(facts: Facts, rng: Random, name: str, kind: str) -> Turn | None:
     """Which one of several is the reflection (or the picture, or the only real object)."""
-    odd, rest = _clear(facts, 0.35, kind), _clear(facts, 0.35, "object")
+    odd, rest = _clear(facts, kind), _clear(facts, "object")
     asked = kind
     if len(odd) > 1 and rng.random() < 0.25:
         odd, rest, asked = rest, odd, "object"
@@ -406,7 +418,7 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
     """Positions in a row, among all objects, or among the regions that the question names; from either end."""
     axis = rng.choice(("left", "left", "left", "front"))
     ends = {"left": ("left", "right"), "front": ("front", "back")}[axis]
-    clear = _clear(facts, 0.35, "object")
+    clear = _clear(facts, "object")
     scope = rng.choice(("all", "row", "named"))
     if scope == "all":
         ids, noun = _countable(facts) or [], _real(facts, rng.choice(("objects", "objects", "things")), rng)
@@ -441,41 +453,39 @@ def _nth(k: int) -> str:
     return f"{k + 1}{('st', 'nd', 'rd')[k] if k < 3 else 'th'}"
 
 
-def _group(rng: Random, thing: Thing) -> tuple[dict[str, str], str, str]:
-    """Some attributes of a thing, with the plural that names all such things and the predicate."""
-    names = rng.choice(GROUPS)
-    wanted = {name: thing[name] for name in names}
-    words = [wanted[name] for name in names if name != "category"]
-    noun = plural(wanted["category"]) if "category" in wanted else rng.choice(("things", "objects"))
-    return wanted, " ".join([*words, noun]), " ".join([*words, *([noun] if "category" in wanted else [])])
-
-
-def _matching(facts: Facts, ids: Iterable[int], wanted: dict[str, str]) -> list[int]:
-    return [i for i in ids if all(facts["things"][i][name] == value for name, value in wanted.items())]
+def _groups(facts: Facts, ids: Sequence[int], rng: Random) -> tuple[dict[str, str], int]:
+    """Attributes that make a group of things to count, and how many of `ids` are of it; rare numbers as often."""
+    things = facts["things"]
+    groups = [
+        {name: thing[name] for name in names} for names in GROUPS for thing in things if thing["kind"] == "object"
+    ]
+    numbers = [sum(all(things[i][name] == group[name] for name in group) for i in ids) for group in groups]
+    number = rng.choice(sorted({*numbers}))
+    return rng.choice([group for group, n in zip(groups, numbers, strict=True) if n == number]), number
 
 
 def _counting(facts: Facts, rng: Random) -> Turn | None:
     """How many there are in the picture, or among the regions that the question names."""
+    countable, whole = _countable(facts), _whole(facts, "object")
     if rng.random() < 0.5:
-        clear = _whole(facts, "object")
-        if len(clear) < 2:
+        if len(whole) < 2:
             return None
-        ids = rng.sample(clear, min(len(clear), rng.choice((2, 3, 4, 5))))
-        wanted, _, predicate = _group(rng, facts["things"][rng.choice(clear)])
-        number = len(_matching(facts, ids, wanted))
-        question = rng.choice(ask.HOW_MANY_OF).format(list=_list(ids, rng, "and"), x=predicate)
+        ids = rng.sample(whole, min(len(whole), rng.choice((2, 3, 4, 5))))
+        group, number = _groups(facts, ids, rng)
+        words = [plural(word) if name == "category" else word for name, word in group.items()]
+        question = rng.choice(ask.HOW_MANY_OF).format(list=_list(ids, rng, "and"), x=" ".join(words))
+    elif not countable or len(countable) >= len(NUMBERS) or not set(countable) <= set(whole):
+        return None
     else:
-        ids = _countable(facts)
-        if not ids or len(ids) >= len(NUMBERS) or (set(ids) - set(_whole(facts))):
-            return None
-        wanted, noun = {}, rng.choice(("things", "objects"))
+        number, words, noun = len(countable), [], rng.choice(("things", "objects"))
         if rng.random() < 0.7:
-            wanted, noun, _ = _group(rng, facts["things"][rng.choice(ids)])
-        number = len(_matching(facts, ids, wanted))
-        question = rng.choice(ask.HOW_MANY).format(x=_real(facts, noun, rng))
+            group, number = _groups(facts, countable, rng)
+            noun = plural(group.pop("category")) if "category" in group else noun
+            words = list(group.values())
+        question = rng.choice(ask.HOW_MANY).format(x=_real(facts, " ".join([*words, noun]), rng))
     wrong = [k for k in range(max(0, number - 3), min(len(NUMBERS), number + 4)) if k != number]
     digits = rng.random() < 0.5
-    frame = rng.choice(("{}", "{}", "there are {}", "{} in total"))
+    frame = rng.choice(("{}", "{}", "exactly {}", "{} in total"))
     texts = [frame.format(k if digits else NUMBERS[k]) for k in (number, *rng.sample(wrong, 3))]
     return _ask(rng, "counting", question, NUMBERS[number], texts[0], texts[1:])
 
@@ -508,12 +518,14 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
 
 def _same(facts: Facts, rng: Random) -> Turn | None:
     """Whether two regions share an attribute, or which of several shares it with one."""
-    name = rng.choice(("color", "shape", "material", "pattern"))
-    things = facts["things"]
-    ids = [i for i in _whole(facts) if things[i][name]]
+    things, whole = facts["things"], _whole(facts)
     holds = rng.random() < 0.5
-    pairs = [(i, j) for i in ids for j in ids if i != j and (things[i][name] == things[j][name]) == holds]
-    if not pairs:
+    for name in rng.sample(("color", "shape", "material", "pattern"), 4):
+        ids = [i for i in whole if things[i][name]]
+        pairs = [(i, j) for i in ids for j in ids if i != j and (things[i][name] == things[j][name]) == holds]
+        if pairs:
+            break
+    else:
         return None
     i, j = rng.choice(pairs)
     others = [k for k in ids if k != i and things[k][name] != things[i][name]]
@@ -584,7 +596,7 @@ def _apart(one: Thing, other: Thing) -> float:
 
 
 def _relational(facts: Facts, rng: Random) -> Turn | None:
-    """One region, and how it stands to another."""
+    """One region, and how it stands to another; or that alone."""
     things, whole = facts["things"], _whole(facts)
     pairs = [(i, j) for i in whole for j in whole if i != j and (relations(facts, i, j) or things[i]["of"] == j)]
     telling = [(i, j) for i, j in pairs if relations(facts, i, j) & set(CONTACTS) or things[i]["of"] == j]
@@ -595,7 +607,11 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
     one, other = phrase(things[i], with_size=True), f"{_name(j)}, {phrase(things[j])}"
     if things[i]["of"] == j:
         return Turn(question, f"{_name(i)} is the reflection of {other}, in the mirror.", "relational")
-    return Turn(question, f"{_name(i)} is {one}. It is {_said(relations(facts, i, j))} {other}.", "relational")
+    held = _said(relations(facts, i, j))
+    if rng.random() < 0.25:
+        question = rng.choice(ask.BETWEEN).format(p=_name(i), q=_name(j))
+        return Turn(question, f"{_name(i)} is {held} {_name(j)}.", "relational")
+    return Turn(question, f"{_name(i)} is {one}. It is {held} {other}.", "relational")
 
 
 WRITERS: tuple[Callable[[Facts, Random], Turn | None], ...] = (
