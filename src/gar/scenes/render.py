@@ -221,7 +221,7 @@ def _developed(pixels: np.ndarray, world: World) -> Image.Image:
     padded = np.pad(np.maximum(np.nan_to_num(pixels), 0), ((1, 1), (1, 1), (0, 0)), "edge")
     height, width = pixels.shape[:2]
     around = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
-    image = np.minimum(around[4], 3 * np.median(around, 0) + 0.02 / world.exposure) * world.exposure * world.tint
+    image = np.minimum(around[4], 2 * np.median(around, 0) + 0.02 / world.exposure) * world.exposure * world.tint
     if world.shoulder:
         image = np.where(image < 0.6, image, 0.6 + 0.4 * np.tanh((image - 0.6) / 0.4))
     image = np.clip(image, 0, 1)
@@ -242,7 +242,7 @@ def render_scene(world: World, seed: int) -> Scene:
     framed = []
     for i, (panel, inner) in enumerate(world.pictures):
         framed.append(render_scene(inner, seed + i + 1))
-        pixels = linear(np.asarray(framed[-1].picture) / 255)
+        pixels = linear(np.asarray(framed[-1].picture)[::-1] / 255)  # v goes up, rows go down
         shapes[f"picture{i}"] = _panel(replace(panel, surface=Surface("matte", pixels, smooth=True)))
 
     glass = any(t.material == "glass" for t in world.things)

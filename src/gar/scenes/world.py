@@ -619,5 +619,5 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
         shoulder=rng.random() < 0.4,
         tint=np.array([1 + rng.uniform(-0.04, 0.04) for _ in range(3)]),
         blur=rng.uniform(0.3, 0.8) if rng.random() < 0.3 else 0.0,
-        spp=rng.choice((6, 8, 8, 12, 12, 16, 24)),
+        spp=rng.choice((5, 6, 8, 8, 10, 12)),
     )
