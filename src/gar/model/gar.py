@@ -280,7 +280,7 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            labels=labels,
+            labels=None if labels is None else labels.long(),
             **kwargs,
         )
 
