@@ -179,6 +179,8 @@ MIRRORED = (
     "Which of {list} is the real object that {p} reflects?",
 )
 POSITION = (
+    "Counting the {x} from {y} to {z}, which position does {p} have?",
+    "From {y} to {z}, which position is {p} in among the {x}?",
     "Counting the {x} from the {y}, which position does {p} have?",
     "Counting the {x} from the {y}, what position is {p} in?",
     "Among the {x}, which position from the {y} is {p}?",
@@ -188,6 +190,7 @@ POSITION = (
     "Which place does {p} take when the {x} are counted from the {y}?",
 )
 POSITION_AMONG = (
+    "Counting {list} from {y} to {z}, what is the position of {p}?",
     "Among {list}, counting from the {y}, which position does {p} have?",
     "Counting {list} from the {y}, which position does {p} have?",
     "Order {list} from the {y}: which place has {p}?",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
 from random import Random
 
 from gar.data.sample import Turn
@@ -36,7 +37,7 @@ from gar.scenes.grammar import (
 __all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "normalise", "talk"]
 
 MIN_AREA = 0.0012  # of the picture, below which nothing is said of a thing
-FORM_AREA = 0.003  # of the picture, below which nothing is said of form, pattern or material
+FORM_AREA = 0.004  # of the picture, below which nothing is said of form, pattern or material
 
 # Contact words that a viewer could also use for another one: never offered against it.
 CLASH = {
@@ -102,8 +103,9 @@ def _clear(facts: Facts, *kinds: str, seen: float = 0.35, share: float = MIN_ARE
 
 
 def _whole(facts: Facts, *kinds: str) -> list[int]:
-    """The things seen well enough to say what they are."""
-    return [i for i in _clear(facts, *kinds, seen=0.5, share=FORM_AREA) if not facts["things"][i]["clipped"]]
+    """The things seen well enough to say what they are; of those cut by the frame, most must be inside."""
+    ids = _clear(facts, *kinds, seen=0.5, share=FORM_AREA)
+    return [i for i in ids if not facts["things"][i]["clipped"] or facts["things"][i]["visible"] >= 0.75]
 
 
 def _countable(facts: Facts) -> list[int] | None:
@@ -245,8 +247,7 @@ def _size(facts: Facts, rng: Random) -> Turn | None:
         return _attribute("size")(facts, rng) if {"small", "large"} <= {things[i]["size"] for i in whole} else None
     pairs = [
         (i, j)
-        for i in whole
-        for j in whole
+        for i, j in permutations(whole, 2)
         if things[i]["radius"] > 1.4 * things[j]["radius"] and things[i]["area"] > 1.3 * things[j]["area"]
     ]
     if not pairs:
@@ -282,7 +283,7 @@ def _relation(facts: Facts, rng: Random) -> Turn | None:
     """Left or right of, in front of or behind another."""
     axis = rng.choice((("left", "right"), ("front", "behind")))
     clear = _clear(facts)
-    pairs = [(i, j) for i in clear for j in clear if i != j and axis[0] in relations(facts, i, j)]
+    pairs = [(i, j) for i, j in permutations(clear, 2) if axis[0] in relations(facts, i, j)]
     if not pairs:
         return None
     (i, j), word = rng.choice(pairs), axis[0]
@@ -317,12 +318,12 @@ def _relation(facts: Facts, rng: Random) -> Turn | None:
 def _contact(facts: Facts, rng: Random) -> Turn | None:
     """On, inside, leaning on, next to; and for things far apart, that it is not so."""
     things, clear = facts["things"], _clear(facts)
-    pairs = [(i, j, w) for i in clear for j in clear if i != j for w in relations(facts, i, j) if w in CONTACTS]
+    pairs = [(i, j, w) for i, j in permutations(clear, 2) for w in sorted(relations(facts, i, j)) if w in CONTACTS]
     if not pairs:
         return None
     if rng.random() < 0.1:
         far = 0.3 * facts["size"][0]
-        apart = [(i, j) for i in clear for j in clear if _apart(things[i], things[j]) > far]
+        apart = [(i, j) for i, j in permutations(clear, 2) if _apart(things[i], things[j]) > far]
         apart = [(i, j) for i, j in apart if not relations(facts, i, j) & set(CONTACTS)]
         if not apart:
             return None
@@ -348,7 +349,7 @@ def _kind(name: str, kind: str) -> Callable[[Facts, Random], Turn | None]:
 
     def write(facts: Facts, rng: Random) -> Turn | None:
         there, real = _clear(facts, kind), _clear(facts, "object")
-        if not real or (not there and rng.random() < 0.97):
+        if not real or (not there and rng.random() < 0.99):
             return None
         form = rng.random()
         if there and form < 0.45:
@@ -440,9 +441,10 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
             return _which(rng, "ordering", rng.choice(ask.EXTREME[end]).format(list=listed), i, order)
         if rng.random() < 0.4:
             return _which(rng, "ordering", rng.choice(ask.NTH).format(list=listed, x=word, y=end), i, order)
-        question = rng.choice(ask.POSITION_AMONG).format(list=listed.replace(" or ", " and "), y=end, p=_name(i))
+        listed = listed.replace(" or ", " and ")
+        question = rng.choice(ask.POSITION_AMONG).format(list=listed, y=end, z=ends[end == ends[0]], p=_name(i))
     else:
-        question = rng.choice(ask.POSITION).format(x=noun, y=end, p=_name(i))
+        question = rng.choice(ask.POSITION).format(x=noun, y=end, z=ends[end == ends[0]], p=_name(i))
     frame = rng.choice(ask.PLACES)
     wrong = [k for k in range(max(4, len(order))) if k != place]
     texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k)) for k in (place, *rng.sample(wrong, 3))]
@@ -519,17 +521,18 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
 def _same(facts: Facts, rng: Random) -> Turn | None:
     """Whether two regions share an attribute, or which of several shares it with one."""
     things, whole = facts["things"], _whole(facts)
-    holds = rng.random() < 0.5
-    for name in rng.sample(("color", "shape", "material", "pattern"), 4):
+    pairs: dict[bool, list[tuple[str, int, int]]] = {True: [], False: []}
+    for name in ("color", "shape", "material", "pattern"):
         ids = [i for i in whole if things[i][name]]
-        pairs = [(i, j) for i in ids for j in ids if i != j and (things[i][name] == things[j][name]) == holds]
-        if pairs:
-            break
-    else:
+        for i, j in permutations(ids, 2):
+            pairs[things[i][name] == things[j][name]].append((name, i, j))
+    if not pairs[True] or not pairs[False]:
         return None
-    i, j = rng.choice(pairs)
-    others = [k for k in ids if k != i and things[k][name] != things[i][name]]
-    if holds and len(others) > 1 and rng.random() < 0.4:
+    which = rng.random() < 0.2
+    holds = which or rng.random() < 0.5
+    name, i, j = rng.choice(pairs[holds])
+    others = [k for k in whole if things[k][name] not in (things[i][name], None)]
+    if which and others:
         ids = [j, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
         rng.shuffle(ids)
         question = rng.choice(ask.SAME_AS).format(list=_list(ids, rng), x=name, p=_name(i))
@@ -598,7 +601,7 @@ def _apart(one: Thing, other: Thing) -> float:
 def _relational(facts: Facts, rng: Random) -> Turn | None:
     """One region, and how it stands to another; or that alone."""
     things, whole = facts["things"], _whole(facts)
-    pairs = [(i, j) for i in whole for j in whole if i != j and (relations(facts, i, j) or things[i]["of"] == j)]
+    pairs = [(i, j) for i, j in permutations(whole, 2) if relations(facts, i, j) or things[i]["of"] == j]
     telling = [(i, j) for i, j in pairs if relations(facts, i, j) & set(CONTACTS) or things[i]["of"] == j]
     if not pairs:
         return None
@@ -614,8 +617,9 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, f"{_name(i)} is {one}. It is {held} {other}.", "relational")
 
 
+# Twice those that few scenes can answer, so that they are not lost among the others.
 WRITERS: tuple[Callable[[Facts, Random], Turn | None], ...] = (
     *(_attribute(name) for name in ("color", "shape", "pattern", "material", "category")),
-    *(_size, _relation, _contact, _kind("mirror", "reflection"), _kind("picture", "picture")),
-    *(_ordering, _counting, _absent, _same, _caption, _detailed, _relational),
+    *(_size, _relation, _counting, _absent, _same, _caption, _detailed, _relational),
+    *(_contact, _ordering, _kind("mirror", "reflection"), _kind("picture", "picture")) * 2,
 )
