@@ -509,7 +509,7 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
         colors = {thing["color"] for thing in facts["things"]}
         thing = facts["things"][rng.choice(_whole(facts, "object"))]
         missing = [color for color in ATTRIBUTES["color"] if color not in colors]
-        holds = rng.random() < 0.5 or not missing
+        holds = rng.random() < 0.5 or not missing or thing["category"] in ask.BACKDROP
         words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
         return _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
     right, wrong, templates = (seen, absent, ask.WHICH_THERE) if form < 0.8 else (absent, seen, ask.WHICH_ABSENT)
