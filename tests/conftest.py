@@ -1,66 +1,82 @@
-"""Fixtures that several tests share."""
+"""Fixtures that several tests share: golden numbers, and the tokenizers of released checkpoints and of nano."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 torch.set_num_threads(2)
 
+GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden numbers and benchmarks beside the checkout."""
+    """The folder beside the checkout with all golden numbers and benchmarks."""
     if not SHARED.is_dir():
-        pytest.skip(f"no {SHARED}: it holds the full golden numbers")
+        pytest.skip(f"no folder {SHARED}, where all golden numbers are")
     return SHARED
 
 
 @pytest.fixture(scope="session")
-def llama3_tokenizer():
-    """A released checkpoint's tokenizer, rebuilt from Llama 3's vocabulary with PerceptionLM's special tokens."""
+def llama3_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of a released checkpoint, rebuilt from Llama 3's vocabulary."""
     spec = importlib.util.find_spec("llama_models")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("llama-models is not installed: it holds Llama 3's tokenizer.model (pip install --no-deps)")
-    return build_llama3_tokenizer(Path(spec.submodule_search_locations[0]) / "llama3" / "tokenizer.model")
+        pytest.skip("llama-models is not installed; of it only the file llama3/tokenizer.model is needed")
+    return released_tokenizer_of(Path(spec.submodule_search_locations[0]) / "llama3" / "tokenizer.model")
 
 
-def build_llama3_tokenizer(path: Path):
-    import base64
+@pytest.fixture(scope="session")
+def released_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with the words of the golden prompts only; any other word falls apart into bytes."""
+    return released_tokenizer_of(GOLDEN / "llama3_words.tiktoken")
 
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    # Each line of the file is a token, base64, and its id; two tokens merge where their concatenation is a token.
-    ranks = {base64.b64decode(token): int(i) for token, i in map(str.split, path.read_text().splitlines())}
-    letter = bytes_to_unicode()
+@pytest.fixture(scope="session")
+def nano_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes and the special tokens of nano, whose names of regions swallow the spaces around them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = [f"<Prompt{k}>" for k in range(16)]
+    special = ["<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>", *(f"<|region{k}|>" for k in range(16))]
+    tokenizer.add_special_tokens(
+        [AddedToken(token, lstrip=True, rstrip=True, normalized=False) for token in special + names]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
+    )
+
+
+def released_tokenizer_of(vocabulary: Path) -> PreTrainedTokenizerFast:
+    """Llama 3's tokenizer with PerceptionLM's special tokens and the names of regions.
+
+    Args:
+        vocabulary: a file in the format of `tokenizer.model`: on each line a token in base64 and its id. Two tokens
+            merge wherever together they are a token, lower ids first.
+    """
+    ids = {base64.b64decode(token): int(i) for token, i in map(str.split, vocabulary.read_text().splitlines())}
+    letters = bytes_to_unicode()
 
     def text(token: bytes) -> str:
-        return "".join(letter[byte] for byte in token)
+        return "".join(letters[byte] for byte in token)
 
     merges = []
-    for token in sorted(ranks, key=ranks.__getitem__):
+    for token in sorted(ids, key=ids.__getitem__):
         pairs = [(token[:i], token[i:]) for i in range(1, len(token))]
-        pairs = [(a, b) for a, b in pairs if a in ranks and b in ranks]
-        merges += [(text(a), text(b)) for a, b in sorted(pairs, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))]
-    words = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = Tokenizer(models.BPE({text(token): i for token, i in ranks.items()}, merges, ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(words), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+        pairs = sorted((ids[a], ids[b], a, b) for a, b in pairs if a in ids and b in ids)
+        merges += [(text(a), text(b)) for _, _, a, b in pairs]
 
     def reserved(first: int, last: int) -> list[str]:
         return [f"<|reserved_special_token_{i}|>" for i in range(first, last + 1)]
@@ -68,14 +84,27 @@ def build_llama3_tokenizer(path: Path):
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|image|>", "<|video|>", *reserved(2, 3)]
     special += ["<|start_header_id|>", "<|end_header_id|>", *reserved(4, 4), "<|eot_id|>", *reserved(5, 250)]
     special += [*(f"<Prompt{k}>" for k in range(5)), "<NO_Prompt>"]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    begin = ("<|begin_of_text|>", len(ranks))
+    vocab = {text(token): i for token, i in ids.items()} | {token: 128000 + i for i, token in enumerate(special)}
+
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
+    words = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin[0]} $A", pair=f"{begin[0]} $A {begin[0]} $B", special_tokens=[begin]
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 128000)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=begin[0],
+        bos_token="<|begin_of_text|>",
         eos_token="<|eot_id|>",
         pad_token="<|end_of_text|>",
         clean_up_tokenization_spaces=True,

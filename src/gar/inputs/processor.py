@@ -9,6 +9,7 @@ Legend: B requests, S sequence, s tile side, T tiles (thumbnail first, then row-
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.hub import cached_file
 
 from gar.inputs.prompt import DESCRIBE, IGNORED, NO_FAULTS, ChatTurn, PromptWriter, ReleasedFaults
@@ -248,6 +249,8 @@ class GARProcessor(ProcessorMixin):
         """
         ids = [i for i in torch.as_tensor(token_ids).tolist() if i not in self.prompts.reserved_ids]
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False, **kwargs)
+        if self.prompts.names_take_spaces:
+            text = re.sub(r"\s*(<Prompt\d+>)", r" \1", text)
         if self.tokenizer.clean_up_tokenization_spaces:
             text = self.tokenizer.clean_up_tokenization(text)
         return text.strip()
@@ -280,6 +283,3 @@ class GARProcessor(ProcessorMixin):
                 raise ValueError(
                     f"{ids.count(token_id)} placeholders {token} in the text, but {expected} features for them"
                 )
-
-
-AutoProcessor.register(GARConfig, GARProcessor, exist_ok=True)
