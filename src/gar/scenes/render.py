@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -60,7 +62,12 @@ def _bsdf(surface: Surface) -> dict[str, Any]:
         case "mirror":
             return {"type": "conductor", "material": "none", "specular_reflectance": color}
         case "metal":
-            metal = {"type": "roughconductor", "material": "none", "alpha": surface.rough, "specular_reflectance": color}
+            metal = {
+                "type": "roughconductor",
+                "material": "none",
+                "alpha": surface.rough,
+                "specular_reflectance": color,
+            }
             return {"type": "twosided", "bsdf": metal}
         case "glass":
             kind = {"type": "roughdielectric", "alpha": surface.rough} if surface.rough else {"type": "dielectric"}
@@ -76,7 +83,9 @@ def _mesh(mesh: Mesh, name: str, surface: Surface | None) -> Any:
     props = mi.Properties()
     if surface is not None:
         props["mesh_bsdf"] = mi.load_dict(_bsdf(surface))
-    result = mi.Mesh(name, len(mesh.vertices), len(mesh.faces), has_vertex_normals=True, has_vertex_texcoords=True, props=props)
+    result = mi.Mesh(
+        name, len(mesh.vertices), len(mesh.faces), has_vertex_normals=True, has_vertex_texcoords=True, props=props
+    )
     params = mi.traverse(result)
     params["vertex_positions"] = np.ascontiguousarray(mesh.vertices.ravel(), np.float32)
     params["vertex_normals"] = np.ascontiguousarray(mesh.normals.ravel(), np.float32)
@@ -146,15 +155,23 @@ def _lamps(world: World) -> dict[str, Any]:
 # --- What is seen ----------------------------------------------------------------------------------------------------
 
 
-def _indices(shapes: dict[str, Any], camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Which shape each pixel shows: (H, W) indices into the names of `shapes`, -1 for none; and its (H, W, 2) uv."""
+@dataclass(frozen=True)
+class _View:
+    """What each pixel shows, unlit: its shape (an index into the names given, -1 for none), uv, albedo and normal."""
+
+    index: np.ndarray
+    uv: np.ndarray
+    guide: np.ndarray  # (H, W, 6): albedo and normal
+
+
+def _view(shapes: dict[str, Any], camera: Camera) -> _View:
     mi = _mitsuba()
     scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, 1), **shapes})
-    integrator = mi.load_dict({"type": "aov", "aovs": "index:shape_index,uv:uv"})
-    channels = np.array(mi.render(scene, integrator=integrator, seed=0))
+    aovs = "index:shape_index,uv:uv,albedo:albedo,normal:sh_normal"
+    channels = np.array(mi.render(scene, integrator=mi.load_dict({"type": "aov", "aovs": aovs}), seed=0))
     names = list(shapes)
     order = np.array([-1] + [names.index(s.id()) if s.id() in names else -1 for s in scene.shapes()])
-    return order[channels[..., -3].round().astype(int)], channels[..., -2:]
+    return _View(order[channels[..., 0].round().astype(int)], channels[..., 1:3], channels[..., 3:9])
 
 
 def _silhouette(thing: Thing, camera: Camera) -> float:
@@ -170,7 +187,10 @@ def _silhouette(thing: Thing, camera: Camera) -> float:
         return float("inf")
     canvas = Image.new("1", (int(extent[0]) + 2, int(extent[1]) + 2))
     draw = ImageDraw.Draw(canvas)
-    for triangle in (xy - low)[thing.mesh.faces].reshape(-1, 6).tolist():
+    triangles = (xy - low)[thing.mesh.faces]
+    (ax, ay), (bx, by) = (triangles[:, 1] - triangles[:, 0]).T, (triangles[:, 2] - triangles[:, 0]).T
+    front = ax * by - ay * bx < 0  # y goes down; the meshes are closed, so that their front faces are all there is
+    for triangle in triangles[front].reshape(-1, 6).tolist():
         draw.polygon(triangle, fill=1)
     return float(np.asarray(canvas).sum()) / 4
 
@@ -216,17 +236,49 @@ class Scene:
     mirror: np.ndarray | None
 
 
-def _developed(pixels: np.ndarray, world: World) -> Image.Image:
-    """Linear radiance to a picture: fireflies held down, exposure, a shoulder or a cut, gamma, tint, blur."""
-    padded = np.pad(np.maximum(np.nan_to_num(pixels), 0), ((1, 1), (1, 1), (0, 0)), "edge")
-    height, width = pixels.shape[:2]
-    around = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
-    image = np.minimum(around[4], 2 * np.median(around, 0) + 0.02 / world.exposure) * world.exposure * world.tint
+def _neighbours(image: np.ndarray, step: int, reach: int) -> Iterator[np.ndarray]:
+    """The image (H, W, C) shifted by every multiple of `step` pixels up to `reach` multiples, its edge repeated."""
+    height, width = image.shape[:2]
+    pad = step * reach
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), "edge")
+    for y in range(0, 2 * pad + 1, step):
+        for x in range(0, 2 * pad + 1, step):
+            yield padded[y : y + height, x : x + width]
+
+
+def _calmed(noisy: np.ndarray, view: _View, world: World) -> np.ndarray:
+    """Less noise: means over neighbours of the same shape, albedo and normal whose light is much the same.
+
+    Pixels on an edge are calmed by half: they are mixed, and their guide tells of one side only.
+    """
+    guide = np.concatenate([view.guide * 4, view.index[..., None] * 10.0], -1).astype(np.float32)
+    edge = np.max([np.abs(guide - other).max(-1) for other in _neighbours(guide, 1, 1)], 0)[..., None] > 0.5
+    image = noisy
+    for step, width in ((1, 0.14), (2, 0.08)):
+        light = np.sqrt(np.clip(image * world.exposure, 0, 2))
+        light = cv2.medianBlur(light.astype(np.float32), 3) / width
+        features = np.concatenate([guide, light], -1)
+        total, weights = np.zeros_like(image), np.zeros((*image.shape[:2], 1))
+        for other, pixels in zip(_neighbours(features, step, 2), _neighbours(image, step, 2), strict=True):
+            apart = features - other
+            weight = np.exp(-0.5 * np.einsum("ijk,ijk->ij", apart, apart))[..., None]
+            total, weights = total + weight * pixels, weights + weight
+        image = total / weights
+    return np.where(edge, (noisy + image) / 2, image)
+
+
+def _developed(pixels: np.ndarray, view: _View, world: World) -> Image.Image:
+    """Linear radiance to a picture: fireflies held down, noise calmed, exposure, shoulder, gamma, tint, blur."""
+    image = np.maximum(np.nan_to_num(pixels), 0)
+    image = np.minimum(image, 2 * cv2.medianBlur(image.astype(np.float32), 3) + 0.02 / world.exposure)
+    if world.calm:
+        image = _calmed(image, view, world)
+    image = image * world.exposure * world.tint
     if world.shoulder:
         image = np.where(image < 0.6, image, 0.6 + 0.4 * np.tanh((image - 0.6) / 0.4))
     image = np.clip(image, 0, 1)
     encoded = np.where(image < 0.0031308, 12.92 * image, 1.055 * np.maximum(image, 1e-8) ** (1 / 2.4) - 0.055)
-    picture = Image.fromarray((255 * encoded ** (2.2 / world.gamma) + 0.5).astype(np.uint8))
+    picture = Image.fromarray((255 * encoded ** (world.gamma / 2.2) + 0.5).astype(np.uint8))
     return picture.filter(ImageFilter.GaussianBlur(world.blur)) if world.blur else picture
 
 
@@ -249,9 +301,10 @@ def render_scene(world: World, seed: int) -> Scene:
     depth = 8 if glass else 5 if world.mirror is not None else 4
     scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
     integrator = mi.load_dict({"type": "path", "max_depth": depth})
-    picture = _developed(np.array(mi.render(scene, integrator=integrator, seed=seed & 0x7FFFFFFF)), world)
+    view = _view(shapes, camera)
+    index = view.index
+    picture = _developed(np.array(mi.render(scene, integrator=integrator, seed=seed & 0x7FFFFFFF)), view, world)
 
-    index, uv = _indices(shapes, camera)
     order = list(shapes)
     seen = {name: index == order.index(name) for name in order}
     found: list[tuple[str, np.ndarray, dict[str, Any]]] = []  # an identity for relations, the mask, the fact
@@ -267,15 +320,15 @@ def render_scene(world: World, seed: int) -> Scene:
         flip = np.eye(3) - 2 * np.outer(n, n)
         offset = 2 * n * float(n @ world.mirror.centre)
         behind = [t.moved(flip, offset) for t in world.things]
-        ghosts, _ = _indices({m: _mesh(t.mesh, m, None) for m, t in zip(names, behind, strict=True)}, camera)
+        ghosts = _view({m: _mesh(t.mesh, m, None) for m, t in zip(names, behind, strict=True)}, camera).index
         for i, thing in enumerate(behind):
             add(f"reflection{i}", thing, "reflection", (ghosts == i) & seen["mirror"], _silhouette(thing, camera))
             if found and found[-1][0] == f"reflection{i}":
                 found[-1][2]["of"] = i
     for i, ((_, inner), scene_) in enumerate(zip(world.pictures, framed, strict=True)):
         width, height = inner.camera.size
-        x = np.clip((uv[..., 0] * width).astype(int), 0, width - 1)
-        y = np.clip(((1 - uv[..., 1]) * height).astype(int), 0, height - 1)
+        x = np.clip((view.uv[..., 0] * width).astype(int), 0, width - 1)
+        y = np.clip(((1 - view.uv[..., 1]) * height).astype(int), 0, height - 1)
         for mask in scene_.masks:
             inside = mask[y, x] & seen[f"picture{i}"]
             add(f"picture{i}", inner.things[0], "picture", inside, inside.sum(), inner.camera)

@@ -100,7 +100,10 @@ def _flat(triangles: np.ndarray) -> Mesh:
     which = np.arange(len(triangles))[:, None], np.arange(3)[None]
     uv = np.stack([triangles[*which, u[:, None]], triangles[*which, v[:, None]]], -1) / UV_LENGTH
     return Mesh(
-        triangles.reshape(-1, 3), np.repeat(normals, 3, 0), uv.reshape(-1, 2), np.arange(3 * len(triangles)).reshape(-1, 3)
+        triangles.reshape(-1, 3),
+        np.repeat(normals, 3, 0),
+        uv.reshape(-1, 2),
+        np.arange(3 * len(triangles)).reshape(-1, 3),
     )
 
 
@@ -341,7 +344,11 @@ def _gear(rng: Random) -> Mesh:
         return np.concatenate([np.stack([a, d, c], 1), np.stack([a, c, b], 1)])
 
     f, b = -depth / 2, depth / 2
-    return _flat(np.concatenate([strip(bore, f, ring, f), strip(ring, b, bore, b), strip(ring, f, ring, b), strip(bore, b, bore, f)]))
+    return _flat(
+        np.concatenate(
+            [strip(bore, f, ring, f), strip(ring, b, bore, b), strip(ring, f, ring, b), strip(bore, b, bore, f)]
+        )
+    )
 
 
 def _chair(rng: Random) -> Mesh:
@@ -419,7 +426,9 @@ def _boat(rng: Random) -> Mesh:
 def _book(rng: Random) -> Mesh:
     w, thick = rng.uniform(0.66, 0.78), rng.uniform(0.14, 0.24)
     cover = [box(0, 0, z, w, 1, 0.03) for z in (0.015, thick - 0.015)]
-    return join(*cover, box(-w / 2 + 0.015, 0, thick / 2, 0.03, 1, thick), box(-0.02, 0, thick / 2, w - 0.1, 0.92, thick - 0.06))
+    return join(
+        *cover, box(-w / 2 + 0.015, 0, thick / 2, 0.03, 1, thick), box(-0.02, 0, thick / 2, w - 0.1, 0.92, thick - 0.06)
+    )
 
 
 def _crate(rng: Random) -> Mesh:
@@ -428,7 +437,9 @@ def _crate(rng: Random) -> Mesh:
     sides = []
     for i in range(slats):
         z = tall / 2 + i * tall * 1.4
-        sides += [box(0, s * w / 2, z, w, 0.04, tall) for s in (-1, 1)] + [box(s * w / 2, 0, z, 0.04, w, tall) for s in (-1, 1)]
+        sides += [box(0, s * w / 2, z, w, 0.04, tall) for s in (-1, 1)] + [
+            box(s * w / 2, 0, z, 0.04, w, tall) for s in (-1, 1)
+        ]
     return join(*sides, *_legs(w / 2 - 0.05, w / 2 - 0.05, h, 0.08), box(0, 0, 0.03, w, w, 0.05))
 
 
@@ -444,7 +455,8 @@ def _tree(rng: Random) -> Mesh:
 
 def _dumbbell(rng: Random) -> Mesh:
     r, plate = rng.uniform(0.18, 0.24), rng.uniform(0.14, 0.2)
-    bar = lathe([(0, -0.5), (r, -0.5), (r, plate - 0.5), (0.06, plate - 0.5), (0.06, 0.5 - plate), (r, 0.5 - plate), (r, 0.5), (0, 0.5)], 24)
+    half = [(0.06, 0.5 - plate), (r, 0.5 - plate), (r, 0.5), (0, 0.5)]
+    bar = lathe([(radius, -z) for radius, z in half[::-1]] + half, 24)
     return bar.moved(turn("y", pi / 2), (0, 0, r))
 
 
@@ -489,6 +501,7 @@ EVERYDAY: dict[str, Callable[[Random], Mesh]] = {
 }
 FACED = {"star", "heart", "key", "gear", "boat", "ladder", "shelf", "mug", "house"}  # known by their front
 FLAT_TOPS = ("cube", "cylinder", "table", "book")  # what another thing can stand on
+THIN = ("key", "ladder", "shelf", "crate", "bed", "boat")  # too slender to show a pattern for certain
 HOLLOW = ("bowl", "crate")  # what a small thing can lie in and still be seen
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gar.scenes.things import EVERYDAY, FACED, FLAT_TOPS, HOLLOW, PRIMITIVES, Mesh, make, turn
+from gar.scenes.things import EVERYDAY, FACED, FLAT_TOPS, HOLLOW, PRIMITIVES, THIN, Mesh, make, turn
 
 GENERATORS = ("rooms", "studio")
 SPLITS = ("train", "val", "unseen")
@@ -154,6 +154,7 @@ class World:
     gamma: float = 2.2
     shoulder: bool = False
     tint: np.ndarray = field(default_factory=lambda: np.ones(3))
+    calm: bool = False  # take the noise out
     blur: float = 0.0
     spp: int = 8
 
@@ -219,7 +220,7 @@ def _thing_surface(color: str, material: str, pattern: str, rng: Random, studio:
         if color not in ("brown", "gray", "orange"):
             choices.append(main * rng.uniform(0.12, 0.3))
         other, share = rng.choice(choices), rng.uniform(0.5, 0.68)
-    repeats = rng.choice((4, 6, 6, 8, 8, 10))
+    repeats = rng.choice((4, 6, 6, 8, 8, 10) if pattern == "checkered" else (6, 8, 8, 10, 12))
     across = max(2, 2 * round(repeats * rng.uniform(0.7, 1.3) / 2))
     return Surface(material, _pattern(pattern, main, other, share, rng), rough, (repeats, across))
 
@@ -247,10 +248,16 @@ def _ground_surface(rng: Random, length: float, wall: bool = False) -> Surface:
         n = length / rng.uniform(3, 8)
         return Surface("matte", tile[..., None] * tone, repeat=(n, n))
     noise = sum(
-        np.kron(grain.uniform(-1, 1, (k, k)), np.ones((64 // k, 64 // k))) * s for k, s in ((8, 1.0), (16, 0.7), (64, 0.6))
+        np.kron(grain.uniform(-1, 1, (k, k)), np.ones((64 // k, 64 // k))) * s
+        for k, s in ((8, 1.0), (16, 0.7), (64, 0.6))
     )
     n = length / rng.uniform(2, 6)
-    return Surface("matte", np.clip(1 + rng.uniform(0.04, 0.15) * np.asarray(noise), 0.3, 1.3)[..., None] * tone * 0.77, repeat=(n, n), smooth=True)
+    return Surface(
+        "matte",
+        np.clip(1 + rng.uniform(0.04, 0.15) * np.asarray(noise), 0.3, 1.3)[..., None] * tone * 0.77,
+        repeat=(n, n),
+        smooth=True,
+    )
 
 
 # --- Things and how they stand together ------------------------------------------------------------------------------
@@ -288,7 +295,7 @@ class _Maker:
             if category not in PRIMITIVES or held_out(color, category, material) == unseen:
                 break
         pattern = "plain"
-        if material != "glass":
+        if material != "glass" and category not in THIN:
             kinds = PATTERNS[2:] if color in ("white", "black") else PATTERNS[1:]
             pattern = rng.choices(("plain", *kinds), (4, *[1.6] * len(kinds)))[0]
         surface = _thing_surface(color, material, pattern, rng, self.studio)
@@ -298,7 +305,9 @@ class _Maker:
         elif category == "cylinder" and rng.random() < 0.12:  # lying
             mesh = mesh.moved(turn("y", pi / 2)).seated()
         spread = 50 if category in FACED else 180
-        return Thing(category, color, material, pattern, mesh.moved(turn("z", radians(rng.uniform(-spread, spread)))), surface)
+        return Thing(
+            category, color, material, pattern, mesh.moved(turn("z", radians(rng.uniform(-spread, spread)))), surface
+        )
 
     def single(self) -> Group:
         low, high = self.rng.choice(((0.4, 0.62), (0.62, 0.9), (0.9, 1.3)))
@@ -432,14 +441,17 @@ def _lights(
 
     sky = rng.uniform(0.25, 0.9)
     image = np.full((1, 1, 3), sky) * tint(0.05)
-    if rng.random() < (0.8 if studio else 0.5):  # something for metal to mirror: a horizon and bright windows
+    lamps = rng.choice((3, 3, 2)) if studio else rng.choice((0, 1, 1, 1, 2, 2, 3))
+    if lamps == 0 or rng.random() < (
+        0.8 if studio else 0.5
+    ):  # something for metal to mirror: a horizon and bright windows
         rows = np.linspace(rng.uniform(1.0, 1.6), rng.uniform(0.25, 0.8), 16)
         image = np.broadcast_to(image, (16, 32, 3)) * rows[:, None, None]
         for _ in range(rng.randint(1, 4)):
             r, c = rng.randint(2, 6), rng.randint(0, 27)
             image[r : r + rng.randint(1, 3), c : c + rng.randint(1, 5)] += rng.uniform(0.5, 2.0)
     lights, white = [], 0.7 * float(image[: max(1, len(image) // 2)].mean())
-    for i in range(rng.choice((3, 3, 2)) if studio else rng.choice((0, 1, 1, 1, 2, 2, 3))):
+    for i in range(lamps):
         height, around = radians(rng.uniform(30, 85)), radians(rng.uniform(180, 360))
         half = rng.uniform(0.3, 1.5) if studio or rng.random() < 0.55 else 0.0
         position = rng.uniform(4, 9) * np.array([cos(height) * cos(around), cos(height) * sin(around), sin(height)])
@@ -550,14 +562,22 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
             panels.append(Panel(back * y_axis, 60 * x_axis, 30 * z_axis, ground))
     else:
         wall = _ground_surface(rng, 40, wall=True)
+        side_wall = Surface("matte", wall.color.reshape(-1, 3).mean(0))
         panels = [Panel(floor * z_axis, 20 * x_axis, 20 * y_axis, _ground_surface(rng, 40))]
         middle = floor * z_axis + (ceiling - floor) / 2 * z_axis
         tall = (ceiling - floor) / 2 * z_axis
-        panels.append(Panel(back * y_axis + middle, 20 * x_axis, tall, replace(wall, repeat=(wall.repeat[0], wall.repeat[1] * (ceiling - floor) / 40))))
+        panels.append(
+            Panel(
+                back * y_axis + middle,
+                20 * x_axis,
+                tall,
+                replace(wall, repeat=(wall.repeat[0], wall.repeat[1] * (ceiling - floor) / 40)),
+            )
+        )
         if rng.random() < 0.5:
-            panels.append(Panel(left * x_axis + middle, 20 * y_axis, tall, Surface("matte", wall.color.reshape(-1, 3).mean(0))))
+            panels.append(Panel(left * x_axis + middle, 20 * y_axis, tall, side_wall))
         if rng.random() < 0.5:
-            panels.append(Panel(right * x_axis + middle, -20 * y_axis, tall, Surface("matte", wall.color.reshape(-1, 3).mean(0))))
+            panels.append(Panel(right * x_axis + middle, -20 * y_axis, tall, side_wall))
         if table:
             edge = rng.uniform(0.3, 1.2)
             half = np.maximum(-low, high)[:2] + edge
@@ -581,7 +601,14 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
             s = -1 if place == "left" else 1
             x = left + 0.03 if s < 0 else right - 0.03
             if not any(p.normal[0] * s < -0.5 for p in panels):
-                panels.append(Panel((left if s < 0 else right) * x_axis + middle, -s * 20 * y_axis, tall, Surface("matte", wall.color.reshape(-1, 3).mean(0))))
+                panels.append(
+                    Panel(
+                        (left if s < 0 else right) * x_axis + middle,
+                        -s * 20 * y_axis,
+                        tall,
+                        side_wall,
+                    )
+                )
             mirror = Panel(np.array([x, rng.uniform(-0.5, 0.5), z]), -s * wide * y_axis, tall_ * z_axis, silver)
         if rng.random() < 0.75:
             panels.append(_frame(mirror, rng))
@@ -603,7 +630,10 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
     # A side wall that stands between the camera and the things goes away.
     panels = [p for p in panels if p.normal @ (camera.origin - p.centre) > 0.3]
     sides = [p.centre[0] for p in panels if abs(p.normal[0]) > 0.5]
-    lights, sky, white = _lights(rng, studio, camera, max([-99.0, *(x for x in sides if x < 0)]), min([99.0, *(x for x in sides if x > 0)]))
+    lights, sky, white = _lights(
+        rng, studio, camera, max([-99.0, *(x for x in sides if x < 0)]), min([99.0, *(x for x in sides if x > 0)])
+    )
+    calm = rng.random() < 0.65
     return World(
         camera,
         things,
@@ -618,6 +648,7 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
         gamma=rng.uniform(1.95, 2.45),
         shoulder=rng.random() < 0.4,
         tint=np.array([1 + rng.uniform(-0.04, 0.04) for _ in range(3)]),
+        calm=calm,
         blur=rng.uniform(0.3, 0.8) if rng.random() < 0.3 else 0.0,
-        spp=rng.choice((5, 6, 8, 8, 10, 12)),
+        spp=rng.choice((4, 5, 6, 8) if calm else (6, 8, 8, 10, 12)),
     )
