@@ -20,8 +20,8 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from gar.data.sample import Sample, Turn
-from gar.inputs.prompt import IGNORED
 from gar.inputs.processor import GARProcessor
+from gar.inputs.prompt import DESCRIBE, IGNORED, PromptWriter
 from gar.inputs.tiling import choose_grid, cut_image, cut_mask, normalise
 
 _NAME = re.compile(r"<Prompt(\d+)>")
@@ -101,7 +101,7 @@ def pack(
     labels, segments, positions = [IGNORED] * len(ids), [0] * len(ids), list(range(len(ids)))
     start = len(ids)
     for segment, turn in enumerate(turns, start=1):
-        question = writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
+        question = _question(turn, numbers, writer, rng)
         answer = writer.encode_answer(renumber(turn.answer, numbers))
         length = len(question) + len(answer)
         ids += question + answer
@@ -150,6 +150,14 @@ def packed_attention(segments_BS: Tensor) -> Tensor:
     rows, columns = segments_BS[:, :, None], segments_BS[:, None, :]
     allowed = causal_SS & ((columns == rows) | (columns == 0))
     return allowed | torch.eye(length, dtype=torch.bool)  # a padded row must attend to something
+
+
+def _question(turn: Turn, numbers: dict[int, int], writer: PromptWriter, rng: random.Random) -> list[int]:
+    """The question as written; of detailed descriptions, half as `Predictor.describe` asks for them."""
+    if turn.type == "detailed" and rng.random() < 0.5:
+        (region,) = named(turn)
+        return writer.encode_question(DESCRIBE, list(numbers.values()), "together", numbers[region])
+    return writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
 
 
 def _choose_regions(sample: Sample, rng: random.Random, most: int) -> list[int]:

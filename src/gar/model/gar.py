@@ -104,11 +104,11 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         embeds_BSD = self._place(
             embeds_BSD, input_ids == self.config.image_token_id, self._context(features_TggD), "image tokens"
         )
-        owner = {(b, k): r for r, (b, k) in enumerate((b, k) for b, boxes in enumerate(region_boxes) for k in boxes)}
-        self._refuse_boxless(input_ids, owner)
-        if not owner:
+        regions_RPD = self.cut(features_TggD, tile_grids, region_boxes)
+        embeds_BSD = self._fill(embeds_BSD, input_ids, regions_RPD, region_boxes)
+        if not self.config.mention_embedding:
             return embeds_BSD
-        return self._replay_into(embeds_BSD, input_ids, self.cut(features_TggD, tile_grids, region_boxes), owner)
+        return embeds_BSD + self.mentioned(input_ids, self.mentions(regions_RPD, region_boxes))
 
     def cut(self, features_TggD: Tensor, tile_grids: Tensor, region_boxes: Boxes) -> Tensor:
         """The replayed features (R, P * P, D) of all regions, request after request, in the order of their dicts."""
@@ -118,6 +118,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
                     raise ValueError(
                         f"request {b} has a region <Prompt{k}>, but the model has {self.config.max_prompts} prompts"
                     )
+        if not any(region_boxes):
+            return features_TggD.new_zeros(0, self.config.replay_size**2, features_TggD.shape[-1])
         stride = self.config.projector_pooling_ratio * self.config.feature_stride
         return replay(
             self._maps(features_TggD, tile_grids),
@@ -142,38 +144,47 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         tiles = features_TggD.split(counts)
         return [merge_tiles(t[first:], grid) for t, grid in zip(tiles, grids, strict=True)]
 
-    def _refuse_boxless(self, input_ids: Tensor, owner: dict[tuple[int, int], int]) -> None:
+    def mentions(self, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
+        """What each name `<Promptk>` gains where it stands: (B, K, D), zero for names without a region."""
+        summaries_RD = self.mention(regions_RPD.flatten(1))
+        table_BKD = summaries_RD.new_zeros(len(region_boxes), self.config.max_prompts, summaries_RD.shape[1])
+        rows = [b for b, boxes in enumerate(region_boxes) for _ in boxes]
+        columns = [k for boxes in region_boxes for k in boxes]
+        table_BKD[rows, columns] = summaries_RD
+        return table_BKD
+
+    def mentioned(self, input_ids: Tensor, mentions_BKD: Tensor) -> Tensor:
+        """The gains, where the names stand in a text: (B, S) -> (B, S, D)."""
+        names = torch.tensor(self.config.prompt_token_ids, device=input_ids.device)
+        return (input_ids[..., None] == names).to(mentions_BKD.dtype) @ mentions_BKD
+
+    def _fill(self, embeds_BSD: Tensor, input_ids: Tensor, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
+        """Put each region's replayed features into its runs of placeholders."""
+        embeds_BSD = embeds_BSD.clone()
+        owner = {(b, k): r for r, (b, k) in enumerate((b, k) for b, boxes in enumerate(region_boxes) for k in boxes)}
+        cells = regions_RPD.shape[1]
         for k, token in enumerate(self.config.crop_token_ids):
-            for b in (input_ids == token).any(1).nonzero().flatten().tolist():
+            runs = input_ids == token
+            for b in runs.any(1).nonzero().flatten().tolist():
                 if (b, k) not in owner:
                     raise ValueError(f"request {b} has placeholders of <Prompt{k}> but no box for it in region_boxes")
-
-    def _replay_into(
-        self, embeds_BSD: Tensor, input_ids: Tensor, regions_RPD: Tensor, owner: dict[tuple[int, int], int]
-    ) -> Tensor:
-        """Fill each region's runs of placeholders, and mark the mentions of its name where the model wants that."""
-        embeds_BSD = embeds_BSD.clone()
-        cells = regions_RPD.shape[1]
-        mentions_RD = self.mention(regions_RPD.flatten(1)) if self.config.mention_embedding else None
-        for (b, k), r in owner.items():
-            run = (input_ids[b] == self.config.crop_token_ids[k]).nonzero().flatten()
-            if len(run) % cells:
-                raise ValueError(f"request {b} has {len(run)} placeholders of <Prompt{k}>, its region has {cells} cells")
-            embeds_BSD[b, run] = regions_RPD[r].repeat(len(run) // cells, 1)
-            if mentions_RD is not None:
-                names = (input_ids[b] == self.config.prompt_token_ids[k]).nonzero().flatten()
-                embeds_BSD[b, names] += mentions_RD[r]
+                count = int(runs[b].sum())
+                if count % cells:
+                    raise ValueError(
+                        f"request {b} has {count} placeholders of <Prompt{k}>, but its region has {cells} cells"
+                    )
+                embeds_BSD[b, runs[b]] = regions_RPD[owner[b, k]].repeat(count // cells, 1)
         return embeds_BSD
 
     @staticmethod
     def _place(embeds_BSD: Tensor, where_BS: Tensor, features_ND: Tensor, what: str) -> Tensor:
         if int(where_BS.sum()) != len(features_ND):
-            raise ValueError(f"{int(where_BS.sum())} {what} in input_ids, but {len(features_ND)} features from the tiles")
+            raise ValueError(f"{int(where_BS.sum())} {what} in input_ids, but {len(features_ND)} features of the tiles")
         return embeds_BSD.masked_scatter(where_BS[..., None], features_ND)
 
 
 class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditionalGeneration):
-    """Grasp Any Region (arXiv 2510.18876): describes and compares regions of a picture, and answers questions on them."""
+    """Grasp Any Region (arXiv 2510.18876): describes and compares regions of a picture, and answers questions."""
 
     config: GARConfig
     config_class = GARConfig
@@ -193,9 +204,7 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         """
         want_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("key_mapping", TO_OURS)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(map(str, info[problem])):
                 listed = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
@@ -247,7 +256,7 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         if features is None:
             features = self.model.encode(pixel_values, mask_values)
         if tile_grids is None:
-            raise ValueError("tile_grids is missing: one (tiles_w, tiles_h) per request says how the tiles belong together")
+            raise ValueError("tile_grids is missing: one (tiles_w, tiles_h) per request, to put its tiles together")
         return self.model.embed(input_ids, features, tile_grids, region_boxes or [{} for _ in input_ids])
 
     def forward(
@@ -263,16 +272,20 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
+        mentions: Tensor | None = None,
         **kwargs: Any,
     ):
         """Logits (B, S, V), and the mean next-token loss over labels that are not -100. Arguments as for `embed`.
 
-        A (B, S) attention_mask also sets the positions, so that padding on either side changes nothing.
+        A (B, S) attention_mask also sets the positions, so that padding on either side changes nothing. `mentions`
+        (B, K, D), see `GARModel.mentions`, belong to a continued answer, where the picture is no longer given.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(
                 input_ids, attention_mask, pixel_values, mask_values, tile_grids, region_boxes, features
             )
+            if mentions is not None:
+                inputs_embeds = inputs_embeds + self.model.mentioned(input_ids, mentions)
         if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         return super().forward(
@@ -289,14 +302,17 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         """Generate with every option of transformers; arguments of `embed` first turn into `inputs_embeds`.
 
         Returns:
-            The new token ids (B, n), without the prompt.
+            The new token ids (B, n), without the prompt; or transformers' output object with them as `sequences`.
         """
-        picture = {
-            name: kwargs.pop(name, None)
-            for name in ("pixel_values", "mask_values", "tile_grids", "region_boxes", "features")
-        }
+        picture = {name: kwargs.pop(name, None) for name in ("tile_grids", "region_boxes", "features")}
+        pixel_values, mask_values = kwargs.pop("pixel_values", None), kwargs.pop("mask_values", None)
         if kwargs.get("inputs_embeds") is None:
             if input_ids is None:
                 raise ValueError("generate needs input_ids or inputs_embeds")
+            if pixel_values is not None:
+                picture["features"] = self.model.encode(pixel_values, mask_values)
             kwargs["inputs_embeds"] = self.embed(input_ids, **picture)
+            if self.config.mention_embedding and picture["features"] is not None:
+                regions_RPD = self.model.cut(picture["features"], picture["tile_grids"], picture["region_boxes"])
+                kwargs["mentions"] = self.model.mentions(regions_RPD, picture["region_boxes"])
         return super().generate(**kwargs)

@@ -50,10 +50,7 @@ def replay(
     width = max(m.shape[2] for m in maps_DHW)
     # Samples beyond the last cell's centre take the edge's value, so a smaller map is padded with its own edge.
     maps_BDHW = torch.stack(
-        [
-            m if m.shape[1:] == (height, width) else _extend(m, height, width)
-            for m in (m.float() for m in maps_DHW)
-        ]
+        [m if m.shape[1:] == (height, width) else _extend(m, height, width) for m in (m.float() for m in maps_DHW)]
     )
     rois = [
         maps_BDHW.new_tensor(boxes).view(-1, 4) * maps_BDHW.new_tensor([m.shape[2], m.shape[1]] * 2)

@@ -63,7 +63,7 @@ class RegionHeads(nn.Module):
 
 
 def _pairs(packs: list[Pack]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ordered pairs of regions of one picture, and whether the first is left and in front; -1 where it is a close call."""
+    """Ordered pairs of regions of one picture, and whether the first is left and in front; -1 for a close call."""
     first, second, target = [], [], []
     offset = 0
     for p in packs:

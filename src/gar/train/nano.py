@@ -55,7 +55,15 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
     )
-    tokenizer.decoder = decoders.ByteLevel()
+    # Names carry no spaces around them, see below; in a text they stand between two words.
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("<Prompt", " <Prompt"),
+            decoders.ByteLevel(),
+            decoders.Replace(" .", "."),
+            decoders.Replace(" ,", ","),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2 * NUM_PROMPTS - 5,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -64,12 +72,11 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
     # Names of regions take the spaces around them along, so that "<Prompt0> ?" and "<Prompt0>?" are the same.
-    from tokenizers import AddedToken
-
-    fast.add_tokens(
-        [AddedToken(t, special=True, normalized=False, lstrip=True, rstrip=True) for t in (IMAGE, ANSWER, *PROMPTS, *CROPS)],
-        special_tokens=True,
-    )
+    special = [
+        AddedToken(token, special=True, normalized=False, lstrip=True, rstrip=True)
+        for token in (IMAGE, ANSWER, *PROMPTS, *CROPS)
+    ]
+    fast.add_tokens(special, special_tokens=True)
     return fast
 
 
@@ -116,12 +123,11 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
     )
 
 
-def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0, pretrained_tower: bool = True) -> GARForConditionalGeneration:
-    """A fresh nano; its tower starts from ImageNet unless told otherwise."""
+def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> GARForConditionalGeneration:
+    """A fresh nano, its tower from ImageNet."""
     torch.manual_seed(seed)
     model = GARForConditionalGeneration(config(tokenizer))
-    if pretrained_tower:
-        load_imagenet_tower(model)
+    load_imagenet_tower(model)
     return model
 
 
@@ -183,9 +189,11 @@ def open_accuracy(
         with torch.no_grad():
             features = model.model.encode(batch["pixel_values"], batch["mask_values"])
             embeds = model.model.embed(batch["input_ids"], features, batch["tile_grids"], batch["region_boxes"])
-            best = model(
-                inputs_embeds=embeds, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"]
-            ).logits[0].argmax(-1)
+            best = (
+                model(inputs_embeds=embeds, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"])
+                .logits[0]
+                .argmax(-1)
+            )
         labels, segments = batch["labels"][0], torch.tensor(packed.segments)
         hit = (best[:-1] == labels[1:]) | (labels[1:] == IGNORED)
         for segment, turn in enumerate(packed.turns, start=1):
@@ -214,9 +222,7 @@ def run(
         tokenizer.save_pretrained(out / "tokenizer")
     model = build(tokenizer, seed)
     processor = GARProcessor(model.config, tokenizer)
-    words = {
-        name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES
-    }
+    words = {name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES}
     heads = RegionHeads(model.config.text_config.hidden_size, words)
     for stage in stages or nano_stages():
         validate = (lambda: open_accuracy(model, processor, held_out)) if stage.language else None

@@ -36,7 +36,9 @@ Augment = Callable[[Image.Image, random.Random], Image.Image]
 class Steps(Dataset):
     """Step number -> the packs of that step."""
 
-    def __init__(self, samples: list[Sample], processor: GARProcessor, stage: Stage, seed: int, augment: Augment | None):
+    def __init__(
+        self, samples: list[Sample], processor: GARProcessor, stage: Stage, seed: int, augment: Augment | None
+    ):
         self.samples, self.processor, self.stage, self.seed, self.augment = samples, processor, stage, seed, augment
 
     def __len__(self) -> int:
@@ -109,7 +111,9 @@ def train(
             group["lr"] = rate * _schedule(step, stage)
         loss, figures = _loss(model, processor, packs, stage, heads)
         if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {step} of {stage.name}: {out} holds the last good one")
+            raise RuntimeError(
+                f"the loss is {loss.item()} at step {step} of {stage.name}: {out} has the last good one"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
@@ -206,7 +210,11 @@ def _schedule(step: int, stage: Stage) -> float:
 
 
 def _save(
-    out: Path, step: int, model: GARForConditionalGeneration, heads: RegionHeads | None, optimizer: torch.optim.Optimizer
+    out: Path,
+    step: int,
+    model: GARForConditionalGeneration,
+    heads: RegionHeads | None,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     temporary, final = out / "last.tmp", out / "last"
     shutil.rmtree(temporary, ignore_errors=True)
