@@ -10,6 +10,7 @@ import io
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -300,7 +301,7 @@ def render_scene(world: World, seed: int) -> Scene:
     glass = any(t.material == "glass" for t in world.things)
     depth = 8 if glass else 5 if world.mirror is not None else 4
     scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
-    integrator = mi.load_dict({"type": "path", "max_depth": depth})
+    integrator = mi.load_dict({"type": "path", "max_depth": depth, "rr_depth": 3})
     view = _view(shapes, camera)
     index = view.index
     picture = _developed(np.array(mi.render(scene, integrator=integrator, seed=seed & 0x7FFFFFFF)), view, world)
@@ -346,12 +347,12 @@ def render_scene(world: World, seed: int) -> Scene:
     facts = [fact for _, _, fact in found]
     rows = []
     for row in world.rows:
-        members = [place.get(f"thing{i}") for i in row]
-        if any(m is None or facts[m]["visible"] < 0.35 for m in members):
+        members = [place[f"thing{i}"] for i in row if f"thing{i}" in place]
+        if len(members) < len(row) or any(facts[m]["visible"] < 0.35 for m in members):
             continue
         middles = {m: (facts[m]["box"][0] + facts[m]["box"][2]) / 2 for m in members}
         members.sort(key=middles.__getitem__)
-        if all(middles[b] - middles[a] > 5 for a, b in zip(members, members[1:], strict=False)):
+        if all(middles[b] - middles[a] > 5 for a, b in pairwise(members)):
             rows.append(members)
     masks = np.array([mask for _, mask, _ in found], bool).reshape(len(found), *index.shape)
     return Scene(picture, masks, facts, relations, rows, seen.get("mirror"))
@@ -363,7 +364,7 @@ def render_scene(world: World, seed: int) -> Scene:
 def _rle(mask: np.ndarray) -> dict[str, Any]:
     from pycocotools import mask as coco
 
-    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    rle: dict[str, Any] = dict(coco.encode(np.asfortranarray(mask, np.uint8)))
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}
 
 

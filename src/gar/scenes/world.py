@@ -40,6 +40,7 @@ COLORS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, f
 GLASS_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 GLASS_THINGS = {*PRIMITIVES, "bottle", "vase", "bowl", "plate", "star", "heart", "hourglass", "mushroom"}
 HELD_OUT_SHARE = 0.12
+X, Y, Z = np.eye(3)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Thing:
     pattern: str
     mesh: Mesh
     surface: Surface
+
+    @property
+    def held_out(self) -> bool:
+        return self.category in PRIMITIVES and held_out(self.color, self.category, self.material)
 
     @property
     def extent(self) -> float:
@@ -273,13 +278,14 @@ class _Maker:
     split: str
     studio: bool
     everyday: float  # share of everyday things
-    made: int = 0
 
     def thing(self, extent: float, category: str | None = None) -> Thing:
-        """A thing with its largest extent in metres, standing on the z axis."""
+        """A thing with its largest extent in metres, standing on the z axis.
+
+        In the "unseen" split a held-out primitive may come instead of the everyday category that was asked for.
+        """
         rng = self.rng
-        unseen = self.split == "unseen" and self.made % 2 == 0
-        self.made += 1
+        unseen = self.split == "unseen" and rng.random() < 0.65
         if category is None or (unseen and category not in PRIMITIVES):
             if unseen or rng.random() >= self.everyday:
                 category = rng.choices(tuple(PRIMITIVES), (3, 3, 3, 1.5, 1.5))[0]
@@ -316,16 +322,16 @@ class _Maker:
     def stack(self) -> Group:
         """Two things, one on the other, or three."""
         rng = self.rng
-        things = [self.thing(rng.uniform(0.7, 1.2), "cube" if self.split == "unseen" else rng.choice(FLAT_TOPS))]
+        things = [self.thing(rng.uniform(0.7, 1.2), rng.choice(FLAT_TOPS))]
         relations = []
         for level in range(1 + (rng.random() < 0.2)):
             base = things[-1]
             top = base.mesh.vertices[base.mesh.vertices[:, 2] > base.height - 1e-3 * base.extent]
             room = min(np.ptp(top[:, 0]), np.ptp(top[:, 1]))
-            if base.category not in (*FLAT_TOPS, "cube") or room < 0.3 * base.extent:
+            if base.category not in FLAT_TOPS or room < 0.3 * base.extent:
                 break
             thing = self.thing(1.0)
-            scale = min(rng.uniform(0.5, 0.9), room * rng.uniform(0.6, 0.95) / (2 * thing.footprint) * 1.2)
+            scale = min(rng.uniform(0.5, 0.9), room * rng.uniform(0.7, 1.1) / (2 * thing.footprint))
             things.append(thing.moved(np.eye(3) * scale).at(0, 0, base.height))
             relations.append((level + 1, "on", level))
         return things, relations
@@ -347,15 +353,13 @@ class _Maker:
     def leaning(self) -> Group:
         """A book, plate or ladder that leans on a cube."""
         rng = self.rng
-        support = self.thing(rng.uniform(0.6, 1.0), "cube").mesh
-        box = self.thing(1.0, "cube")
-        height = float(support.vertices[:, 2].max())
-        box = replace(box, mesh=make("cube", rng).moved(np.eye(3) * height))
+        height = rng.uniform(0.5, 0.9)
+        box = replace(self.thing(height, "cube"), mesh=make("cube", rng).moved(np.eye(3) * height))
         category = rng.choice(("book", "plate", "ladder"))
-        slab = self.thing(height * rng.uniform(1.0, 1.6), category)
+        slab = self.thing(1.0, category)
         while slab.category != category:
-            slab = self.thing(height * rng.uniform(1.0, 1.6), category)
-        mesh = make(category, rng).moved(np.eye(3) * slab.extent)
+            slab = self.thing(1.0, category)
+        mesh = make(category, rng).moved(np.eye(3) * height * rng.uniform(1.0, 1.6))
         if category == "book":
             mesh = mesh.moved(turn("z", pi / 2) @ turn("x", pi / 2))
         else:
@@ -517,15 +521,112 @@ def _portrait(maker: _Maker, rng: Random) -> World:
     return World(camera, [thing], panels, lights, sky, exposure=rng.uniform(0.75, 1.0) / white, spp=8)
 
 
+@dataclass
+class _Room:
+    """Where the floor and the walls are, and the panels that they are made of."""
+
+    panels: list[Panel]
+    back: float  # y of the back wall
+    sides: tuple[float, float]  # x of the left and of the right wall, which may be missing
+    height: tuple[float, float]  # z of the floor and of the top of the walls
+    paint: Surface
+
+    def side(self, sign: int, inset: float = 0.0) -> Panel:
+        """The left (-1) or right (1) wall, `inset` metres before it."""
+        low, high = self.height
+        x = self.sides[sign > 0] - sign * inset
+        return Panel(np.array([x, 0, (low + high) / 2]), -sign * 20 * Y, (high - low) / 2 * Z, self.paint)
+
+
+def _room(rng: Random, low: np.ndarray, high: np.ndarray, near: bool) -> _Room:
+    """A room about things that fill low..high. near: its back wall is close, and no table comes between."""
+    back = high[1] + rng.uniform(0.3, 1.3 if near else 3.0)
+    sides = low[0] - rng.uniform(0.4, 3.0), high[0] + rng.uniform(0.4, 3.0)
+    table = not near and rng.random() < 0.25
+    floor, top = (-rng.uniform(0.8, 2.0) if table else 0.0), rng.uniform(3.0, 7.0)
+    wall = _ground_surface(rng, 40, wall=True)
+    panels = [Panel(floor * Z, 20 * X, 20 * Y, _ground_surface(rng, 40))]
+    if table:
+        half = np.maximum(-low, high)[:2] + rng.uniform(0.3, 1.2)
+        back = max(back, half[1] + 0.2)
+        board = Panel(np.zeros(3), half[0] * X, half[1] * Y, _ground_surface(rng, 2 * half[0]))
+        edge = Surface("matte", board.surface.color.reshape(-1, 3).mean(0))
+        thick = rng.uniform(0.05, 0.2)
+        panels += [board, Panel(np.array([0, -half[1], -thick]), half[0] * X, thick * Z, edge)]
+    wall = replace(wall, repeat=(wall.repeat[0], wall.repeat[1] * (top - floor) / 40))
+    panels.append(Panel(np.array([0, back, (floor + top) / 2]), 20 * X, (top - floor) / 2 * Z, wall))
+    room = _Room(panels, back, sides, (floor, top), Surface("matte", wall.color.reshape(-1, 3).mean(0)))
+    if not table:
+        panels += [room.side(sign) for sign in (-1, 1) if rng.random() < 0.5]
+    return room
+
+
+def _studio(rng: Random, high: np.ndarray) -> _Room:
+    """One sheet of paper under the things and mostly behind them too."""
+    tone = _gray(rng.uniform(0.3, 0.85), rng, 0.04)
+    if rng.random() < 0.35:
+        tone = linear(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.3), rng.uniform(0.5, 0.9)))
+    paper = Surface("matte", tone)
+    back = high[1] + rng.uniform(0.3, 3.0)
+    panels = [Panel(np.zeros(3), 60 * X, 60 * Y, paper)]
+    if rng.random() < 0.6:
+        panels.append(Panel(back * Y, 60 * X, 30 * Z, paper))
+    return _Room(panels, back, (-60.0, 60.0), (0.0, 30.0), paper)
+
+
+def _mirror(rng: Random, room: _Room, sign: int) -> Panel:
+    """A mirror on the back wall (sign 0), the left (-1) or the right wall (1), which is built if it is missing."""
+    wide, tall = rng.uniform(0.9, 2.6), rng.uniform(0.7, 1.6)
+    z, along = tall + rng.uniform(0.05, 0.5), rng.uniform(-0.8, 0.8)
+    silver = Surface("mirror", np.full(3, rng.uniform(0.85, 0.97)))
+    if sign == 0:
+        mirror = Panel(np.array([along, room.back - 0.03, z]), wide * X, tall * Z, silver)
+    else:
+        room.panels = [p for p in room.panels if sign * p.normal[0] > -0.5] + [room.side(sign)]
+        mirror = Panel(np.array([room.side(sign, 0.03).centre[0], along, z]), -sign * wide * Y, tall * Z, silver)
+    if rng.random() < 0.75:
+        room.panels.append(_frame(mirror, rng))
+    return mirror
+
+
+def _pictures(rng: Random, maker: _Maker, room: _Room) -> list[tuple[Panel, World]]:
+    """One or two framed pictures on the back wall."""
+    result = []
+    num = rng.choice((1, 1, 2))
+    for i in range(num):
+        world = _portrait(maker, rng)
+        half = rng.uniform(0.6, 1.0)
+        aspect = world.camera.size[1] / world.camera.size[0]
+        x = (i - (num - 1) / 2) * rng.uniform(2.3, 2.8) + rng.uniform(-0.3, 0.3)
+        centre = np.array([x, room.back - 0.03, rng.uniform(0.9, 1.8) + half * aspect])
+        panel = Panel(centre, half * X, half * aspect * Z, Surface("matte", np.ones(3)))
+        room.panels.append(_frame(panel, rng))
+        result.append((panel, world))
+    return result
+
+
+def _layout(maker: _Maker, rng: Random) -> tuple[list[Thing], list[tuple[int, str, int]], list[list[int]]]:
+    """Things strewn about, in a row, or in two rows; their relations; the rows."""
+    lines = rng.choices((0, 1, 2), (6, 2.5, 0.8))[0]
+    if lines == 0:
+        things, relations = _scattered(maker, rng)
+        return things, relations, []
+    things, rows = _lined(maker, rng, lines, rng.choice((3, 4, 5, 6, 7) if lines == 1 else (2, 3, 4)))
+    return things, [], rows
+
+
 def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixels: int = 224) -> World:
     """The world of a seed.
 
     Args:
         seed: everything random follows from it, the generator and the split.
         generator: "rooms" or "studio".
-        split: "train" and "val" never show a held-out combination of color, shape and material; in "unseen" every
-            second thing is one.
+        split: "train" and "val" never show a held-out combination of color, shape and material; in "unseen" at least
+            half of the things are one.
         pixels: the picture has about pixels**2 pixels.
+
+    Raises:
+        ValueError: the generator or the split is unknown.
     """
     if generator not in GENERATORS:
         raise ValueError(f"generator {generator!r} is unknown: use one of {', '.join(GENERATORS)}")
@@ -534,106 +635,27 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
     rng = Random(f"{seed} {generator} {split}")
     studio = generator == "studio"
     maker = _Maker(rng, split, studio, rng.choice((0.0, 0.3, 0.5, 0.8, 1.0)))
-    relations: list[tuple[int, str, int]] = []
-    rows: list[list[int]] = []
-    layout = rng.choices(("scattered", "row", "grid"), (6, 2.5, 0.8))[0]
-    if layout == "scattered":
-        things, relations = _scattered(maker, rng)
-    else:
-        lines = 1 if layout == "row" else 2
-        things, rows = _lined(maker, rng, lines, rng.choice((3, 4, 5, 6, 7)) if lines == 1 else rng.choice((2, 3, 4)))
+    things, relations, rows = _layout(maker, rng)
+    while split == "unseen" and 2 * sum(t.held_out for t in things) < len(things):
+        things, relations, rows = _layout(maker, rng)
 
     low = np.min([t.mesh.vertices.min(0) for t in things], 0)
     high = np.max([t.mesh.vertices.max(0) for t in things], 0)
-    has_mirror, has_picture = rng.random() < (0.2 if studio else 0.33), rng.random() < (0.05 if studio else 0.22)
-    back = high[1] + rng.uniform(0.3, 1.3 if has_mirror else 3.0)
-    left, right = low[0] - rng.uniform(0.4, 3.0), high[0] + rng.uniform(0.4, 3.0)
-    table = not studio and not has_mirror and rng.random() < 0.25
-    floor, ceiling = (-rng.uniform(0.8, 2.0) if table else 0.0), rng.uniform(3.0, 7.0)
-    x_axis, y_axis, z_axis = np.eye(3)
-
-    if studio:
-        tone = _gray(rng.uniform(0.3, 0.85), rng, 0.04)
-        if rng.random() < 0.35:
-            tone = linear(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.3), rng.uniform(0.5, 0.9)))
-        ground = Surface("matte", tone)
-        panels = [Panel(np.zeros(3), 60 * x_axis, 60 * y_axis, ground)]
-        if rng.random() < 0.6 or has_picture:  # a backdrop of the same paper
-            panels.append(Panel(back * y_axis, 60 * x_axis, 30 * z_axis, ground))
-    else:
-        wall = _ground_surface(rng, 40, wall=True)
-        side_wall = Surface("matte", wall.color.reshape(-1, 3).mean(0))
-        panels = [Panel(floor * z_axis, 20 * x_axis, 20 * y_axis, _ground_surface(rng, 40))]
-        middle = floor * z_axis + (ceiling - floor) / 2 * z_axis
-        tall = (ceiling - floor) / 2 * z_axis
-        panels.append(
-            Panel(
-                back * y_axis + middle,
-                20 * x_axis,
-                tall,
-                replace(wall, repeat=(wall.repeat[0], wall.repeat[1] * (ceiling - floor) / 40)),
-            )
-        )
-        if rng.random() < 0.5:
-            panels.append(Panel(left * x_axis + middle, 20 * y_axis, tall, side_wall))
-        if rng.random() < 0.5:
-            panels.append(Panel(right * x_axis + middle, -20 * y_axis, tall, side_wall))
-        if table:
-            edge = rng.uniform(0.3, 1.2)
-            half = np.maximum(-low, high)[:2] + edge
-            back = max(back, half[1] + 0.2)
-            panels[1] = replace(panels[1], centre=back * y_axis + middle)
-            top = Panel(np.zeros(3), half[0] * x_axis, half[1] * y_axis, _ground_surface(rng, 2 * half[0]))
-            side = replace(top.surface, color=top.surface.color.reshape(-1, 3).mean(0))
-            thick = rng.uniform(0.05, 0.2)
-            panels = [p for p in panels if abs(p.normal[0]) < 0.5]
-            panels += [top, Panel(np.array([0, -half[1], -thick]), half[0] * x_axis, thick * z_axis, side)]
-
-    mirror = None
-    if has_mirror:
-        wide, tall_ = rng.uniform(0.9, 2.6), rng.uniform(0.7, 1.6)
-        place = rng.choice(("back", "back", "left", "right")) if not studio else "back"
-        z = tall_ + rng.uniform(0.05, 0.5)
-        silver = Surface("mirror", np.full(3, rng.uniform(0.85, 0.97)))
-        if place == "back":
-            mirror = Panel(np.array([rng.uniform(-0.8, 0.8), back - 0.03, z]), wide * x_axis, tall_ * z_axis, silver)
-        else:
-            s = -1 if place == "left" else 1
-            x = left + 0.03 if s < 0 else right - 0.03
-            if not any(p.normal[0] * s < -0.5 for p in panels):
-                panels.append(
-                    Panel(
-                        (left if s < 0 else right) * x_axis + middle,
-                        -s * 20 * y_axis,
-                        tall,
-                        side_wall,
-                    )
-                )
-            mirror = Panel(np.array([x, rng.uniform(-0.5, 0.5), z]), -s * wide * y_axis, tall_ * z_axis, silver)
-        if rng.random() < 0.75:
-            panels.append(_frame(mirror, rng))
-
+    where = rng.choice((0, 0, -1, 1)) if not studio else 0
+    has_mirror = rng.random() < (0.2 if studio else 0.33)
+    room = _studio(rng, high) if studio else _room(rng, low, high, near=has_mirror)
+    mirror = _mirror(rng, room, where) if has_mirror else None
     pictures = []
-    if has_picture and not (mirror is not None and abs(mirror.normal[1]) > 0.5):
-        n = rng.choice((1, 1, 2))
-        for i in range(n):
-            world = _portrait(maker, rng)
-            half = rng.uniform(0.6, 1.0)
-            x = (i - (n - 1) / 2) * rng.uniform(2.3, 2.8) + rng.uniform(-0.3, 0.3)
-            aspect = world.camera.size[1] / world.camera.size[0]
-            centre = np.array([x, back - 0.03, rng.uniform(0.9, 1.8) + half * aspect])
-            panel = Panel(centre, half * x_axis, half * aspect * z_axis, Surface("matte", np.ones(3)))
-            panels.append(_frame(panel, rng))
-            pictures.append((panel, world))
+    if not (has_mirror and where == 0) and rng.random() < (0.05 if studio else 0.24):
+        pictures = _pictures(rng, maker, room)
 
-    camera = _aim(rng, things, _size(rng, pixels, layout == "row"), studio, mirror, [p for p, _ in pictures])
-    # A side wall that stands between the camera and the things goes away.
-    panels = [p for p in panels if p.normal @ (camera.origin - p.centre) > 0.3]
-    sides = [p.centre[0] for p in panels if abs(p.normal[0]) > 0.5]
-    lights, sky, white = _lights(
-        rng, studio, camera, max([-99.0, *(x for x in sides if x < 0)]), min([99.0, *(x for x in sides if x > 0)])
-    )
-    calm = rng.random() < 0.65
+    camera = _aim(rng, things, _size(rng, pixels, wide=len(rows) == 1), studio, mirror, [p for p, _ in pictures])
+    # A wall that stands between the camera and the things goes away.
+    panels = [p for p in room.panels if p.normal @ (camera.origin - p.centre) > 0.3]
+    walls = [float(p.centre[0]) for p in panels if abs(p.normal[0]) > 0.5]
+    left, right = max([-99.0, *(x for x in walls if x < 0)]), min([99.0, *(x for x in walls if x > 0)])
+    lights, sky, white = _lights(rng, studio, camera, left, right)
+    calm = rng.random() < 0.7
     return World(
         camera,
         things,
@@ -650,5 +672,5 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
         tint=np.array([1 + rng.uniform(-0.04, 0.04) for _ in range(3)]),
         calm=calm,
         blur=rng.uniform(0.3, 0.8) if rng.random() < 0.3 else 0.0,
-        spp=rng.choice((4, 5, 6, 8) if calm else (6, 8, 8, 10, 12)),
+        spp=rng.choice((3, 4, 5, 6) if calm else (6, 8, 8, 10)),
     )
