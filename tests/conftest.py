@@ -48,7 +48,7 @@ def nano_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("<Prompt", " <Prompt"), decoders.ByteLevel()])
     names = [f"<Prompt{k}>" for k in range(16)]
     special = ["<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>", *(f"<|region{k}|>" for k in range(16))]
     tokenizer.add_special_tokens(

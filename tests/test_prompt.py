@@ -133,7 +133,7 @@ def test_regions_are_listed_in_ascending_order_after_one_begin_token(released, r
 def test_nano_says_the_same_without_the_chat(nano, nano_tokenizer):
     ids = ask(nano, "is it red", [1, 0])
     text = nano_tokenizer.decode(ids)
-    regions = "".join(f"<Prompt{k}>" + f"<|region{k}|>" * 4 for k in (0, 1))
+    regions = "".join(f" <Prompt{k}>" + f"<|region{k}|>" * 4 for k in (0, 1))
     assert text == "<|bos|>" + "<|image|>" * TILES * 4 + regions + " is it red<|answer|>"
 
 

@@ -9,7 +9,6 @@ Legend: B requests, S sequence, s tile side, T tiles (thumbnail first, then row-
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,7 @@ class GARProcessor(ProcessorMixin):
         for file in ("preprocessor_config.json", "processor_config.json"):
             if path := cached_file(name, file, _raise_exceptions_for_missing_entries=False, **where):
                 fields = json.loads(Path(path).read_text(encoding="utf-8"))
-                fields |= fields.get("image_processor", {})
+                fields |= fields.get("image_processor") or {}
                 config.max_num_tiles = fields.get("max_num_tiles", config.max_num_tiles)
         tokenizer = AutoTokenizer.from_pretrained(name, config=config, trust_remote_code=False, **where)
         return cls(config, tokenizer)
@@ -249,8 +248,6 @@ class GARProcessor(ProcessorMixin):
         """
         ids = [i for i in torch.as_tensor(token_ids).tolist() if i not in self.prompts.reserved_ids]
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False, **kwargs)
-        if self.prompts.names_take_spaces:
-            text = re.sub(r"\s*(<Prompt\d+>)", r" \1", text)
         if self.tokenizer.clean_up_tokenization_spaces:
             text = self.tokenizer.clean_up_tokenization(text)
         return text.strip()

@@ -112,7 +112,6 @@ class PromptWriter:
     Attributes:
         end_id: the token that ends an answer, where generation stops.
         reserved_ids: tokens of the layout and placeholders: users may not write them, answers are shown without them.
-        names_take_spaces: a name `<Promptk>` swallows the space before it, so an answer's text must get it back.
 
     Raises:
         ValueError: the tokenizer does not know a token that the configuration or the layout needs.
@@ -133,10 +132,8 @@ class PromptWriter:
         self.end_id = self._token_id(self._layout.end)
         crop_ids = config.crop_token_ids or []
         self._image, *self._crops = tokenizer.convert_ids_to_tokens([config.image_token_id, *crop_ids])
-        added = tokenizer.added_tokens_decoder
-        special = {i for i, token in added.items() if token.special}
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self.reserved_ids = special.union(crop_ids, [config.image_token_id]).difference(config.prompt_token_ids or [])
-        self.names_take_spaces = any(added[i].lstrip for i in config.prompt_token_ids or [] if i in added)
 
     def encode_prefix(
         self, num_tiles: int, regions: Sequence[int], form: Form = "ask", faults: ReleasedFaults = NO_FAULTS
