@@ -13,16 +13,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as coco
 from torch import Tensor
 
 from gar.data.sample import Sample, Turn
-from gar.inputs.processor import GARProcessor
+from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import DESCRIBE, IGNORED, PromptWriter
-from gar.inputs.tiling import choose_grid, cut_image, cut_mask, normalise
+from gar.inputs.tiling import normalise
+from gar.regions import Located
 
 _NAME = re.compile(r"<Prompt(\d+)>")
 
@@ -38,9 +38,8 @@ class Pack:
     labels: list[int]
     positions: list[int]
     segments: list[int]  # 0 for the prefix, then 1, 2, ... by turn
-    tiles: Tensor
-    mask: Tensor
-    grid: tuple[int, int]
+    cut: CutImage
+    mask_tiles: Tensor
     boxes: dict[int, tuple[float, float, float, float]]
     things: list[int]
     sample: Sample
@@ -87,17 +86,11 @@ def pack(
         return None
 
     picture = sample.picture()
-    if augment:
-        picture = augment(picture, rng)
-    image = np.asarray(picture)
-    height, width = image.shape[:2]
-    grid = choose_grid(width, height, config.tile_size, config.max_num_tiles)
-    masks = [coco.decode(sample.masks[i]).astype(bool) for i in chosen]
-    union = np.logical_or.reduce(masks) if masks else np.zeros((height, width), bool)
+    cut = processor.cut(augment(picture, rng) if augment else picture)
+    located = [Located.from_mask(coco.decode(sample.masks[i]).astype(bool)) for i in chosen]
 
     writer = processor.prompts
-    num_tiles = grid[0] * grid[1] + config.thumbnail
-    ids = writer.encode_prefix(num_tiles, list(numbers.values()))
+    ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()))
     labels, segments, positions = [IGNORED] * len(ids), [0] * len(ids), list(range(len(ids)))
     start = len(ids)
     for segment, turn in enumerate(turns, start=1):
@@ -113,10 +106,9 @@ def pack(
         labels=labels,
         positions=positions,
         segments=segments,
-        tiles=cut_image(image, grid, config.tile_size, config.thumbnail),
-        mask=cut_mask(union, grid, config.tile_size, config.thumbnail),
-        grid=grid,
-        boxes={k: _normalised_box(mask) for k, mask in zip(numbers.values(), masks, strict=True)},
+        cut=cut,
+        mask_tiles=processor.mark(cut, located),
+        boxes={k: processor.rel_box(cut, region) for k, region in zip(numbers.values(), located, strict=True)},
         things=chosen,
         sample=sample,
         turns=turns,
@@ -136,9 +128,9 @@ def collate(packs: Sequence[Pack], pad_id: int) -> dict[str, object]:
         "labels": padded([p.labels for p in packs], IGNORED),
         "position_ids": padded([p.positions for p in packs], 0),
         "attention_mask": packed_attention(segments_BS)[:, None],
-        "pixel_values": normalise(torch.cat([p.tiles for p in packs])),
-        "mask_values": torch.cat([p.mask for p in packs]).float(),
-        "tile_grids": torch.tensor([p.grid for p in packs]),
+        "pixel_values": normalise(torch.cat([p.cut.tiles for p in packs])),
+        "mask_values": torch.cat([p.mask_tiles for p in packs]).float(),
+        "tile_grids": torch.tensor([p.cut.grid for p in packs]),
         "region_boxes": [p.boxes for p in packs],
     }
 
@@ -170,8 +162,3 @@ def _choose_regions(sample: Sample, rng: random.Random, most: int) -> list[int]:
     count = rng.randint(0, min(most - len(seed), len(others)))
     return sorted(seed + rng.sample(others, count))
 
-
-def _normalised_box(mask: np.ndarray) -> tuple[float, float, float, float]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    height, width = mask.shape
-    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
