@@ -41,6 +41,11 @@ def _mitsuba() -> Any:
     return mitsuba
 
 
+def _load(description: dict[str, Any]) -> Any:
+    """Mitsuba's object for a description; shapes neither merged nor in an order that changes from run to run."""
+    return _mitsuba().load_dict(description, parallel=False, optimize=False)
+
+
 # --- Our descriptions in Mitsuba's words -----------------------------------------------------------------------------
 
 
@@ -83,7 +88,7 @@ def _mesh(mesh: Mesh, name: str, surface: Surface | None) -> Any:
     mi = _mitsuba()
     props = mi.Properties()
     if surface is not None:
-        props["mesh_bsdf"] = mi.load_dict(_bsdf(surface))
+        props["mesh_bsdf"] = _load(_bsdf(surface))
     result = mi.Mesh(
         name, len(mesh.vertices), len(mesh.faces), has_vertex_normals=True, has_vertex_texcoords=True, props=props
     )
@@ -167,9 +172,9 @@ class _View:
 
 def _view(shapes: dict[str, Any], camera: Camera) -> _View:
     mi = _mitsuba()
-    scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, 1), **shapes})
+    scene = _load({"type": "scene", "sensor": _sensor(camera, 1), **shapes})
     aovs = "index:shape_index,uv:uv,albedo:albedo,normal:sh_normal"
-    channels = np.array(mi.render(scene, integrator=mi.load_dict({"type": "aov", "aovs": aovs}), seed=0))
+    channels = np.array(mi.render(scene, integrator=_load({"type": "aov", "aovs": aovs}), seed=0))
     names = list(shapes)
     order = np.array([-1] + [names.index(s.id()) if s.id() in names else -1 for s in scene.shapes()])
     return _View(order[channels[..., 0].round().astype(int)], channels[..., 1:3], channels[..., 3:9])
@@ -300,8 +305,8 @@ def render_scene(world: World, seed: int) -> Scene:
 
     glass = any(t.material == "glass" for t in world.things)
     depth = 8 if glass else 5 if world.mirror is not None else 4
-    scene = mi.load_dict({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
-    integrator = mi.load_dict({"type": "path", "max_depth": depth, "rr_depth": 3})
+    scene = _load({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
+    integrator = _load({"type": "path", "max_depth": depth, "rr_depth": 3})
     view = _view(shapes, camera)
     index = view.index
     picture = _developed(np.array(mi.render(scene, integrator=integrator, seed=seed & 0x7FFFFFFF)), view, world)

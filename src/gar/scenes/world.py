@@ -337,12 +337,14 @@ class _Maker:
         return things, relations
 
     def inside(self) -> Group:
-        """A small thing that lies in a bowl or crate and rises above its rim."""
+        """A small thing, not a flat one, that lies in a bowl or a crate."""
         rng = self.rng
         holder = self.thing(rng.uniform(1.0, 1.5), rng.choice(HOLLOW))
         while holder.material == "glass" or holder.category not in HOLLOW:
             holder = self.thing(rng.uniform(1.0, 1.5), rng.choice(HOLLOW))
         thing = self.thing(1.0)
+        while thing.height < 0.55 * thing.extent:
+            thing = self.thing(1.0)
         width = (0.62 if holder.category == "bowl" else 0.75) * holder.extent
         thing = thing.moved(np.eye(3) * min(width / (2 * thing.footprint), 1.3 * holder.height))
         floor = 0.05 * holder.extent
@@ -368,7 +370,8 @@ class _Maker:
         mesh = mesh.moved(np.eye(3), (-mesh.vertices[:, 0].max(), 0, 0))
         angle, length = radians(rng.uniform(15, 35)), float(mesh.vertices[:, 2].max())
         reach = height * tan(angle) if length * cos(angle) > height else length * sin(angle)
-        mesh = mesh.moved(turn("y", angle), (-height / 2 - reach - 0.005, 0, 0))
+        mesh = mesh.moved(turn("y", angle))
+        mesh = mesh.moved(np.eye(3), (-height / 2 - reach - 0.005, 0, -mesh.vertices[:, 2].min()))
         spin = turn("z", radians(rng.uniform(-75, 75)) + (pi if rng.random() < 0.5 else 0))
         return [replace(slab, mesh=mesh).moved(spin), box.moved(spin)], [(0, "leaning on", 1)]
 
