@@ -30,12 +30,25 @@ COLORS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, f
     "yellow": ((49, 58), (0.75, 1.0), (0.85, 1.0)),
     "green": ((95, 150), (0.6, 0.95), (0.35, 0.8)),
     "blue": ((208, 236), (0.68, 0.95), (0.5, 0.95)),
-    "purple": ((269, 290), (0.55, 0.85), (0.4, 0.8)),
+    "purple": ((266, 284), (0.55, 0.85), (0.4, 0.75)),
     "pink": ((322, 346), (0.32, 0.55), (0.9, 1.0)),
     "brown": ((18, 30), (0.55, 0.75), (0.3, 0.48)),
     "gray": ((0, 360), (0.0, 0.06), (0.38, 0.58)),
     "white": ((0, 360), (0.0, 0.04), (0.9, 1.0)),
     "black": ((0, 360), (0.0, 0.2), (0.03, 0.12)),
+}
+# The same for scripts that hand such numbers to the renderer as linear values, where they turn out paler.
+LINEAR_COLORS = COLORS | {
+    "red": ((-5, 5), (0.87, 0.98), (0.5, 0.95)),
+    "yellow": ((49, 57), (0.85, 1.0), (0.8, 1.0)),
+    "green": ((100, 140), (0.75, 0.97), (0.25, 0.7)),
+    "blue": ((216, 236), (0.8, 0.97), (0.4, 0.9)),
+    "orange": ((19, 26), (0.93, 1.0), (0.85, 1.0)),
+    "purple": ((264, 280), (0.65, 0.9), (0.3, 0.6)),
+    "pink": ((324, 346), (0.45, 0.65), (0.85, 1.0)),
+    "brown": ((18, 28), (0.6, 0.8), (0.2, 0.34)),
+    "gray": ((0, 360), (0.0, 0.06), (0.18, 0.34)),
+    "black": ((0, 360), (0.0, 0.2), (0.01, 0.045)),
 }
 GLASS_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 GLASS_THINGS = {*PRIMITIVES, "bottle", "vase", "bowl", "plate", "star", "heart", "hourglass", "mushroom"}
@@ -180,10 +193,8 @@ def linear(srgb: Any) -> np.ndarray:
 
 
 def color_of(word: str, rng: Random, raw: bool = False) -> np.ndarray:
-    """A linear RGB color that the word names. raw: take the range as linear values, as many simple scripts do."""
-    hue, saturation, value = (rng.uniform(*r) for r in COLORS[word])
-    if raw:
-        value *= {"brown": 0.7, "gray": 0.6, "black": 0.4}.get(word, 1.0)
+    """A linear RGB color that the word names. raw: as a simple script would give it, without a thought of sRGB."""
+    hue, saturation, value = (rng.uniform(*r) for r in (LINEAR_COLORS if raw else COLORS)[word])
     rgb = np.array(colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))
     return rgb if raw else linear(rgb)
 
@@ -210,7 +221,7 @@ def _thing_surface(color: str, material: str, pattern: str, rng: Random, studio:
         rough = rng.uniform(0.04, 0.14) if studio else rng.choice((0.06, 0.1, 0.15, 0.2, 0.25)) * rng.uniform(0.8, 1.2)
         if color == "white":
             rough = max(rough, 0.2)
-        main = np.maximum(main, 0.02 if color != "black" else 0.03)
+        main = np.maximum(main, 0.25 if color == "gray" else 0.025)  # it shows the room, which is darker than lamps
     elif material == "glass":
         return Surface("glass", np.sqrt(np.clip(main * 1.15 + 0.02, 0, 1)), rng.choice((0.0, 0.0, 0.06)))
     else:
