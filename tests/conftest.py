@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +28,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder {SHARED}, where all golden numbers are")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[[str], str]:
+    """Runs code in a fresh interpreter that can import `gar`; gives what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+
+    def run(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

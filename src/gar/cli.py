@@ -1,0 +1,348 @@
+"""The command `gar`: results on stdout, everything else on stderr.
+
+Exit status: 0; 1 where some of several pictures failed; 2 with one line that says what was wrong and what to do.
+Imports what a command needs inside that command, so that `gar --help` answers at once. Knows files and formats of
+results; leaves all thinking to the modules it calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+if TYPE_CHECKING:
+    from gar.predictor import Predictor
+    from gar.regions import Located, Region
+
+app = typer.Typer(
+    name="gar",
+    help="Describe and question any region of an image or a video.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+EXTRAS = {"mitsuba": "scenes", "drjit": "scenes"} | dict.fromkeys(
+    ("accelerate", "datasets", "matplotlib", "peft", "pyarrow", "tensorboard"), "train"
+)
+KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A user's mistake is one line on stderr, never a stack trace."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(args=arguments or ["--help"], prog_name="gar", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        message = f"{error.format_message()} (see {context.command_path if context else 'gar'} --help)"
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        message = f"this needs {error.name}: pip install 'grasp-any-region[{extra}]'"
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except ValueError as error:
+        message = str(error)
+    print("gar: error:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+class _WithRegions(typer.core.TyperCommand):
+    """A command with the options of KINDS.
+
+    Their order on the command line, across kinds, is the order of the regions; the parser keeps it only within a kind.
+    And `--segment` may stand without a name.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = args[: args.index("--")] if "--" in args else args
+        names = [option.partition("=")[0].removeprefix("--") for option in options if option.startswith("--")]
+        ctx.meta["gar.order"] = [name for name in names if name in KINDS]
+        if "--segment" in options:
+            after = options.index("--segment") + 1
+            if after == len(options) or args[after].startswith("-") or Path(args[after]).is_file():
+                args = [*args[:after], "grabcut", *args[after:]]
+        return super().parse_args(ctx, args)
+
+
+_Box = Annotated[list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="A rectangle (half-open).")]
+_Point = Annotated[
+    list[str] | None, typer.Option("--point", metavar='"x,y ..."', help="An object, by one or more clicks on it.")
+]
+_Polygon = Annotated[list[str] | None, typer.Option("--polygon", metavar='"x,y x,y x,y ..."', help="A closed line.")]
+_Mask = Annotated[
+    list[str] | None, typer.Option("--mask", metavar="FILE", help="A picture of the same size; what is not black.")
+]
+_Rle = Annotated[
+    list[str] | None,
+    typer.Option("--rle", metavar="FILE", help='A JSON file with one COCO RLE {"size", "counts"}, or a list of them.'),
+]
+_Scribble = Annotated[
+    list[str] | None, typer.Option("--scribble", metavar='"x,y x,y ..."', help="An object, by a stroke along it.")
+]
+_Normalized = Annotated[
+    bool, typer.Option("--normalized", help="Coordinates are 0..1 of width and height, not pixels.")
+]
+_Model = Annotated[str, typer.Option("--model", help='"nano" (built in), a folder, or a hub id.')]
+_Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", ...')]
+_Dtype = Annotated[str, typer.Option("--dtype", help='"auto", "float32", "bfloat16", or "float16".')]
+_Segment = Annotated[
+    str | None,
+    typer.Option(
+        "--segment",
+        metavar="[NAME]",
+        help='Make masks of boxes, points and scribbles: "grabcut" (where no name follows), or a SAM checkpoint. '
+        "Without it, boxes stay rectangles, and GrabCut makes the masks of points and scribbles.",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Write JSON, one object per picture and line.")]
+_Show = Annotated[
+    Path | None,
+    typer.Option("--show", metavar="FILE.png", help="Draw the regions and texts (for several pictures: a folder)."),
+]
+_Length = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest text, in tokens.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        from gar import __version__
+
+        print(__version__)
+
+
+@app.command(cls=_WithRegions)
+def describe(
+    context: typer.Context,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures, or folders of pictures.")],
+    box: _Box = None,
+    point: _Point = None,
+    polygon: _Polygon = None,
+    mask: _Mask = None,
+    rle: _Rle = None,
+    scribble: _Scribble = None,
+    normalized: _Normalized = False,
+    model: _Model = "nano",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    segment: _Segment = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="Mark all regions in one encoding: faster; the marks are seen together.")
+    ] = False,
+    as_json: _Json = False,
+    show: _Show = None,
+    max_new_tokens: _Length = 256,
+) -> None:
+    """Describe regions of a picture, each in the order given.
+
+    Coordinates are pixels of the upright picture (EXIF rotation applied), x right, y down.
+    """
+    from gar.regions import load_image
+
+    regions = _regions(context, normalized)
+    if not regions:
+        raise ValueError(
+            "no region: give --box x0,y0,x1,y1, --point x,y, --polygon, --scribble, --mask FILE or --rle FILE; "
+            "for all that is in the picture: gar everything IMAGE --out FILE"
+        )
+    several = len(images) > 1 or images[0].is_dir()
+    paths = _pictures(images)
+    if not several:
+        load_image(paths[0])  # a wrong name is told before the model is loaded
+    _check_show(show, several)
+    predictor = _load(model, device, dtype, segment)
+    failures = []
+    for path in _progress(paths, "describing") if several else paths:
+        try:
+            answers = predictor.describe(str(path), regions, together=together, max_new_tokens=max_new_tokens)
+        except ValueError as error:
+            if not several:
+                raise
+            failures.append(f"{path}: {error}")
+            continue
+        located = [answer.regions[0] for answer in answers]
+        if as_json:
+            height, width = located[0].mask.shape
+            facts = [
+                {**_facts(number, located[number]), "text": answer.text, "confidence": _rounded(answer.confidence)}
+                for number, answer in enumerate(answers)
+            ]
+            print(json.dumps({"image": str(path), "model": model, "width": width, "height": height, "regions": facts}))
+        else:
+            for number, answer in enumerate(answers):
+                picture, name = f"{path}: " if several else "", f"<Prompt{number}>: " if len(answers) > 1 else ""
+                print(f"{picture}{name}{answer.text}")
+        sys.stdout.flush()
+        if show:
+            _draw(path, located, [answer.text for answer in answers], show / f"{path.stem}.png" if several else show)
+    if failures:
+        print(f"gar: {len(failures)} of {len(paths)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(cls=_WithRegions)
+def ask(
+    context: typer.Context,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="Names the regions <Prompt0>, <Prompt1>, ...")],
+    choice: Annotated[
+        list[str] | None, typer.Option("--choice", metavar='"A. ..."', help="An option; the answer is one of them.")
+    ] = None,
+    box: _Box = None,
+    point: _Point = None,
+    polygon: _Polygon = None,
+    mask: _Mask = None,
+    rle: _Rle = None,
+    scribble: _Scribble = None,
+    normalized: _Normalized = False,
+    model: _Model = "nano",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    segment: _Segment = None,
+    as_json: _Json = False,
+    show: _Show = None,
+    max_new_tokens: _Length = 256,
+) -> None:
+    """Ask a question about regions of a picture: <Prompt0> is the first one given, <Prompt1> the second, ...
+
+    A question that names none is about all of them.
+    """
+    from gar.regions import load_image
+
+    regions = _regions(context, normalized)
+    load_image(image)
+    _check_show(show, several=False)
+    predictor = _load(model, device, dtype, segment)
+    answer = predictor.ask(str(image), question, regions, choices=choice, max_new_tokens=max_new_tokens)
+    if as_json:
+        result = {
+            "image": str(image),
+            "model": model,
+            "question": question,
+            "text": answer.text,
+            "choice": answer.choice,
+            "confidence": _rounded(answer.confidence),
+            "regions": [_facts(number, one) for number, one in enumerate(answer.regions)],
+        }
+        print(json.dumps(result))
+    else:
+        print(f"{answer.choice}. {answer.text}" if answer.choice else answer.text)
+    if show:
+        _draw(image, answer.regions, [""] * len(answer.regions), show, f"{question}\n{answer.text}")
+
+
+def _regions(context: typer.Context, normalized: bool) -> list[Region]:
+    """The regions of a command line, in their order on it."""
+    values = {kind: iter(context.params[kind] or ()) for kind in KINDS}
+    return [region for kind in context.meta["gar.order"] for region in _parse(kind, next(values[kind]), normalized)]
+
+
+def _parse(kind: str, value: str, normalized: bool) -> list[Region]:
+    """The region(s) of one option."""
+    from gar.regions import Region
+
+    if kind == "mask":
+        return [Region.mask(value)]
+    if kind == "rle":
+        try:
+            content = json.loads(Path(value).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"--rle {value}: not a JSON file: {error}") from error
+        return [Region.rle(rle) for rle in (content if isinstance(content, list) else [content])]
+    try:
+        numbers = [[float(number) for number in group.split(",")] for group in value.split()]
+    except ValueError as error:
+        raise ValueError(f"--{kind} {value!r}: write numbers, as in {_EXAMPLES[kind]}") from error
+    if kind == "box":
+        if [len(group) for group in numbers] != [4]:
+            raise ValueError(f"--box {value!r}: write four numbers, as in {_EXAMPLES[kind]}")
+        return [Region.box(*numbers[0], normalized=normalized)]
+    if not numbers or any(len(group) != 2 for group in numbers):
+        raise ValueError(f"--{kind} {value!r}: write pairs of numbers, as in {_EXAMPLES[kind]}")
+    if kind == "point" and len(numbers) == 1:
+        return [Region.point(*numbers[0], normalized=normalized)]
+    make = {"point": Region.points, "polygon": Region.polygon, "scribble": Region.scribble}[kind]
+    return [make(numbers, normalized=normalized)]
+
+
+_EXAMPLES = {
+    "box": "--box 10,20,110,90",
+    "point": "--point 50,60",
+    "polygon": '--polygon "10,20 110,20 60,90"',
+    "scribble": '--scribble "10,20 30,40"',
+}
+
+
+def _pictures(images: Sequence[Path]) -> list[Path]:
+    """The pictures given, and those in the folders given (by name; folders within are left alone)."""
+    paths: list[Path] = []
+    for image in images:
+        inside = sorted(p for p in image.iterdir() if p.suffix.lower() in PICTURES) if image.is_dir() else [image]
+        if not inside:
+            raise ValueError(f"{image}: no picture in this folder ({' '.join(sorted(PICTURES))})")
+        paths += inside
+    return paths
+
+
+def _load(model: str, device: str, dtype: str, segment: str | None) -> Predictor:
+    from transformers.utils import logging
+
+    import gar.predictor
+
+    logging.disable_progress_bar()
+    return gar.predictor.load(model, device=device, dtype=dtype, segment=segment)
+
+
+def _progress(paths: list[Path], what: str) -> Iterable[Path]:
+    """The paths, with a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(paths, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _facts(number: int, located: Located) -> dict[str, Any]:
+    return {"prompt": f"<Prompt{number}>", "box": list(located.box), "area": located.area}
+
+
+def _rounded(confidence: float) -> float:
+    return round(confidence, 6)
+
+
+def _check_show(show: Path | None, several: bool) -> None:
+    """Refuse a place that cannot be written before the long work begins."""
+    if show is None:
+        return
+    if several:
+        show.mkdir(parents=True, exist_ok=True)
+    elif show.suffix.lower() not in PICTURES:
+        raise ValueError(f"--show {show}: name a picture, such as {show.stem or 'shown'}.png")
+    elif not show.absolute().parent.is_dir():
+        raise ValueError(f"--show {show}: no such folder: {show.absolute().parent}")
+
+
+def _draw(image: Path, located: list[Located], texts: list[str], to: Path, title: str = "") -> None:
+    from gar.regions import load_image
+    from gar.show import draw
+
+    temporary = to.with_name(f".{os.getpid()}.{to.name}")
+    draw(load_image(image), located, texts, title).save(temporary)
+    temporary.rename(to)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
