@@ -1,7 +1,8 @@
 """Many turns about one picture in one sequence: the picture is encoded and read once, each turn sees it and itself.
 
-A pack is a prefix (picture and regions) and turns. A turn's tokens attend to the prefix and to their own turn, and
-their positions go on from the prefix's end, so the loss is that of as many separate sequences.
+A pack is a tree: a prefix (picture and regions), questions that grow from it, answers that grow from a question: the
+right one and, of a multiple-choice question, the wrong ones beside it. Tokens attend to their own branch back to the
+root, and positions count along it, so logits are those of as many separate sequences.
 
 Shapes: B packs, S sequence, T tiles of all packs.
 """
@@ -31,13 +32,18 @@ _NAME = re.compile(r"<Prompt(\d+)>")
 class Pack:
     """One picture and turns about it, ready to be collated.
 
-    things: for each region, in prompt order of `boxes`, its index in `Sample.masks`.
+    segments: the branch of each token: 0 for the prefix, then counted on. parents: the branch that it grows from.
+    answers: for each turn, where its answers stand, as (start, end) in the sequence: the right one first, directly
+        after its question, then the wrong ones.
+    things: for each region of `boxes`, its index in `Sample.masks`.
     """
 
     input_ids: list[int]
     labels: list[int]
     positions: list[int]
-    segments: list[int]  # 0 for the prefix, then 1, 2, ... by turn
+    segments: list[int]
+    parents: list[int]
+    answers: list[list[tuple[int, int]]]
     cut: CutImage
     mask_tiles: Tensor
     boxes: dict[int, tuple[float, float, float, float]]
@@ -91,21 +97,34 @@ def pack(
 
     writer = processor.prompts
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()))
-    labels, segments, positions = [IGNORED] * len(ids), [0] * len(ids), list(range(len(ids)))
-    start = len(ids)
-    for segment, turn in enumerate(turns, start=1):
+    made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [0] * len(ids)}
+    made["parents"] = [0] * len(ids)
+    root, segment, answers = len(ids), 0, []
+
+    def grow(tokens: list[int], start: int, parent: int, trained: bool) -> tuple[int, int]:
+        nonlocal segment
+        segment += 1
+        ids.extend(tokens)
+        made["labels"] += tokens if trained else [IGNORED] * len(tokens)
+        made["positions"] += range(start, start + len(tokens))
+        made["segments"] += [segment] * len(tokens)
+        made["parents"] += [parent] * len(tokens)
+        return len(ids) - len(tokens), len(ids)
+
+    for turn in turns:
         question = _question(turn, numbers, writer, rng)
-        answer = writer.encode_answer(renumber(turn.answer, numbers))
-        length = len(question) + len(answer)
-        ids += question + answer
-        labels += [IGNORED] * len(question) + answer
-        segments += [segment] * length
-        positions += range(start, start + length)
+        grow(question, root, 0, trained=False)
+        parent, leaves = segment, [turn.answer, *(choice for choice in turn.choices if choice != turn.answer)]
+        answers.append(
+            [
+                grow(writer.encode_answer(renumber(leaf, numbers)), root + len(question), parent, trained=i == 0)
+                for i, leaf in enumerate(leaves)
+            ]
+        )
     return Pack(
         input_ids=ids,
-        labels=labels,
-        positions=positions,
-        segments=segments,
+        **made,
+        answers=answers,
         cut=cut,
         mask_tiles=processor.mark(cut, located),
         boxes={k: processor.rel_box(cut, region) for k, region in zip(numbers.values(), located, strict=True)},
@@ -122,12 +141,12 @@ def collate(packs: Sequence[Pack], pad_id: int) -> dict[str, object]:
     def padded(rows: list[list[int]], value: int) -> Tensor:
         return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
-    segments_BS = padded([p.segments for p in packs], -1)
+    segments_BS, parents_BS = padded([p.segments for p in packs], -1), padded([p.parents for p in packs], -1)
     return {
         "input_ids": padded([p.input_ids for p in packs], pad_id),
         "labels": padded([p.labels for p in packs], IGNORED),
         "position_ids": padded([p.positions for p in packs], 0),
-        "attention_mask": packed_attention(segments_BS)[:, None],
+        "attention_mask": packed_attention(segments_BS, parents_BS)[:, None],
         "pixel_values": normalise(torch.cat([p.cut.tiles for p in packs])),
         "mask_values": torch.cat([p.mask_tiles for p in packs]).float(),
         "tile_grids": torch.tensor([p.cut.grid for p in packs]),
@@ -135,13 +154,47 @@ def collate(packs: Sequence[Pack], pad_id: int) -> dict[str, object]:
     }
 
 
-def packed_attention(segments_BS: Tensor) -> Tensor:
-    """Who may look at whom: (B, S) segments, -1 for padding -> (B, S, S) bool, True where row attends to column."""
+def packed_attention(segments_BS: Tensor, parents_BS: Tensor) -> Tensor:
+    """Who may look at whom: branches and their parents (B, S), -1 for padding -> (B, S, S) bool, row sees column."""
     length = segments_BS.shape[1]
     causal_SS = torch.ones(length, length, dtype=torch.bool).tril()
     rows, columns = segments_BS[:, :, None], segments_BS[:, None, :]
-    allowed = causal_SS & ((columns == rows) | (columns == 0))
+    allowed = causal_SS & ((columns == rows) | (columns == parents_BS[:, :, None]) | (columns == 0))
     return allowed | torch.eye(length, dtype=torch.bool)  # a padded row must attend to something
+
+
+def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -> tuple[Tensor, int, int]:
+    """How well the right option is told from the wrong ones, by the mean log-probability of an option's tokens.
+
+    That is how `Predictor` ranks texts, so this trains the very confidence that it reports.
+
+    Returns:
+        The mean cross-entropy over multiple-choice turns (zero without any), how many were right, and how many asked.
+    """
+    rows, places, targets, owners = [], [], [], []
+    turns: list[range] = []
+    options = 0
+    for b, p in enumerate(packs):
+        for spans in p.answers:
+            if len(spans) == 1:
+                continue
+            anchor = spans[0][0] - 1  # the end of the question speaks the first token of every option
+            for start, end in spans:
+                rows += [b] * (end - start)
+                places += [anchor, *range(start, end - 1)]
+                targets += range(start, end)
+                owners += [options] * (end - start)
+                options += 1
+            turns.append(range(options - len(spans), options))
+    if not turns:
+        return logits_BSV.new_zeros(()), 0, 0
+    spoken = logits_BSV[rows, places].float().log_softmax(-1)
+    owner = torch.tensor(owners)
+    each = spoken.gather(1, input_ids[rows, targets][:, None])[:, 0]
+    scores = each.new_zeros(options).index_add(0, owner, each) / torch.bincount(owner, minlength=options)
+    log_shares = [scores[t.start : t.stop].log_softmax(0) for t in turns]
+    right = sum(int(share.argmax() == 0) for share in log_shares)
+    return -torch.stack([share[0] for share in log_shares]).mean(), right, len(turns)
 
 
 def _question(turn: Turn, numbers: dict[int, int], writer: PromptWriter, rng: random.Random) -> list[int]:
@@ -161,4 +214,3 @@ def _choose_regions(sample: Sample, rng: random.Random, most: int) -> list[int]:
     others = [i for i in everything if i not in seed]
     count = rng.randint(0, min(most - len(seed), len(others)))
     return sorted(seed + rng.sample(others, count))
-

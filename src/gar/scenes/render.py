@@ -374,7 +374,7 @@ def _rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def render_sample(
-    seed: int, split: str = "train", generators: dict[str, float] | None = None, pixels: int = 224, num_turns: int = 12
+    seed: int, split: str = "train", generators: dict[str, float] | None = None, pixels: int = 224, num_turns: int = 48
 ) -> Sample:
     """The record of one seed: picture (JPEG), masks, talk and facts (`Sample.meta`).
 

@@ -11,6 +11,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
-from gar.data.packing import collate, pack
+from gar.data.packing import collate, pack, ranking_loss
 from gar.data.sample import Sample, read_shards
 from gar.inputs.processor import GARProcessor
-from gar.inputs.prompt import IGNORED
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import ATTRIBUTES, RegionHeads
@@ -178,7 +178,8 @@ def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
 def open_accuracy(
     model: GARForConditionalGeneration, processor: GARProcessor, samples: list[Sample], turns: int = 24, seed: int = 0
 ) -> dict[str, float]:
-    """How often greedy decoding would give the very answer, by type, over questions without options."""
+    """By type, how often greedy decoding gives the very answer to a question without options, and over questions with
+    options, how often the right one is ranked first."""
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for index, sample in enumerate(samples):
@@ -189,17 +190,16 @@ def open_accuracy(
         with torch.no_grad():
             features = model.model.encode(batch["pixel_values"], batch["mask_values"])
             embeds = model.model.embed(batch["input_ids"], features, batch["tile_grids"], batch["region_boxes"])
-            best = (
-                model(inputs_embeds=embeds, attention_mask=batch["attention_mask"], position_ids=batch["position_ids"])
-                .logits[0]
-                .argmax(-1)
-            )
-        labels, segments = batch["labels"][0], torch.tensor(packed.segments)
-        hit = (best[:-1] == labels[1:]) | (labels[1:] == IGNORED)
-        for segment, turn in enumerate(packed.turns, start=1):
+            where = {name: batch[name] for name in ("attention_mask", "position_ids")}
+            logits = model(inputs_embeds=embeds, **where).logits
+            _, hits, ranked = ranking_loss(logits, [packed], batch["input_ids"])
+            right["choices"] += hits
+            asked["choices"] += ranked
+        best, ids = logits[0].argmax(-1), batch["input_ids"][0]
+        for turn, ((start, end), *_) in zip(packed.turns, packed.answers, strict=True):
             if not turn.choices:
                 asked[turn.type] += 1
-                right[turn.type] += int(hit[segments[1:] == segment].all())
+                right[turn.type] += int(torch.equal(best[start - 1 : end - 1], ids[start:end]))
     return {f"{name} ({asked[name]})": round(right[name] / asked[name], 3) for name in sorted(asked)}
 
 
@@ -213,7 +213,9 @@ def run(
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
     """
     samples = [s for folder in data for s in read_shards(folder)]
-    held_out = list(read_shards(validation))
+    held_out = list(
+        islice(read_shards(validation), 64)
+    )  # a glance after each checkpoint; `gar scenes exam` is the measure
     print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
     if (out / "tokenizer").exists():
         tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")

@@ -14,6 +14,7 @@ class Stage:
     train_tower: whether gradients reach the vision tower and the mask embedding.
     rate: peak learning rate, after `warmup` steps, then cosine to zero. tower_rate: the tower's, as a factor of it.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
+    ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Stage:
     warmup: int = 50
     weight_decay: float = 0.01
     heads: float = 1.0
+    ranking: float = 1.0
 
 
 def nano() -> list[Stage]:

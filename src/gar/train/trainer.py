@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gar.data.packing import Pack, collate, pack
+from gar.data.packing import Pack, collate, pack, ranking_loss
 from gar.data.sample import Sample
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
@@ -111,9 +111,7 @@ def train(
             group["lr"] = rate * _schedule(step, stage)
         loss, figures = _loss(model, processor, packs, stage, heads)
         if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"the loss is {loss.item()} at step {step} of {stage.name}: {out} has the last good one"
-            )
+            raise RuntimeError(f"the loss is {loss.item()} at step {step} of {stage.name}: {out} has the last good one")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
@@ -152,14 +150,16 @@ def _loss(
     loss, figures = features.new_zeros(()), {"steps": 1.0}
     if stage.language:
         embeds = inner.embed(batch["input_ids"], features, batch["tile_grids"], batch["region_boxes"])
-        loss = model(
+        output = model(
             inputs_embeds=embeds,
             attention_mask=batch["attention_mask"],
             position_ids=batch["position_ids"],
             labels=batch["labels"],
             use_cache=False,
-        ).loss
-        figures["language"] = loss.item()
+        )
+        ranking, right, asked = ranking_loss(output.logits, packs, batch["input_ids"])
+        loss = output.loss + stage.ranking * ranking
+        figures |= {"language": output.loss.item(), "right/choices": right, "asked/choices": asked}
     if heads is not None and stage.heads and any(batch["region_boxes"]):
         summaries = inner.mention(inner.cut(features, batch["tile_grids"], batch["region_boxes"]).flatten(1))
         head_loss, right = heads(summaries, packs)

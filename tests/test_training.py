@@ -1,0 +1,178 @@
+"""Packing and the training loop, on pictures of coloured squares."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from gar.data.packing import collate, named, pack, packed_attention, ranking_loss, renumber
+from gar.data.sample import Sample, Turn, read_shards, write_shard
+from gar.inputs.processor import GARProcessor
+from gar.model.gar import GARForConditionalGeneration
+from gar.train import nano
+from gar.train.heads import RegionHeads
+from gar.train.recipes import Stage
+from gar.train.trainer import train
+
+COLORS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 50, 200)}
+
+
+def squares(seed: int) -> Sample:
+    """Three squares, one of each color, side by side; questions on each and on all."""
+    rng = random.Random(seed)
+    names = rng.sample(list(COLORS), 3)
+    pixels = np.full((64, 96, 3), 90, np.uint8)
+    masks, things, turns = [], [], []
+    for i, name in enumerate(names):
+        mask = np.zeros((64, 96), np.uint8)
+        x, y = 4 + 32 * i, rng.randint(0, 36)
+        mask[y : y + 24, x : x + 24] = 1
+        pixels[mask > 0] = COLORS[name]
+        rle = dict(coco.encode(np.asfortranarray(mask)))
+        masks.append({"size": [64, 96], "counts": rle["counts"].decode()})
+        box = [x, y, x + 24, y + 24]
+        things.append({"category": "cube", "color": name, "kind": "object", "visible": 1.0, "box": box, "depth": 1 + i})
+        turns.append(Turn(f"What is the color of <Prompt{i}>?", name, "color"))
+        turns.append(Turn(f"Describe <Prompt{i}> in detail.", f"A {name} square.", "detailed"))
+    turns.append(Turn("How many squares are there?", "three", "counting"))
+    turns.append(Turn("Which color has <Prompt0>?", names[0], "color", choices=(names[1], names[0], names[2])))
+    turns.append(Turn("Which is the leftmost?", "<Prompt0>", "ordering", choices=("<Prompt0>", "<Prompt2>")))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return Sample(file.getvalue(), masks, turns, meta={"size": [96, 64], "things": things})
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return [squares(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def processor(samples) -> GARProcessor:
+    texts = (text for s in samples for turn in s.turns for text in (turn.question, turn.answer))
+    tokenizer = nano.build_tokenizer(texts)
+    return GARProcessor(nano.config(tokenizer), tokenizer)
+
+
+def fresh(processor: GARProcessor) -> GARForConditionalGeneration:
+    torch.manual_seed(0)
+    return GARForConditionalGeneration(processor.config).eval()
+
+
+def test_a_shard_gives_back_what_was_written(samples, tmp_path):
+    assert write_shard(samples, tmp_path / "a.parquet") == 6
+    assert list(read_shards(tmp_path)) == samples
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_folder_without_shards_is_an_error_that_says_how_to_make_some(tmp_path):
+    with pytest.raises(ValueError, match="gar scenes render"):
+        list(read_shards(tmp_path))
+
+
+def test_names_follow_their_regions_to_new_numbers():
+    turn = Turn("Is <Prompt2> left of <Prompt0>?", "yes", choices=("<Prompt2>", "<Prompt4>"))
+    assert named(turn) == {0, 2, 4}
+    assert renumber(turn.question, {0: 2, 2: 0}) == "Is <Prompt0> left of <Prompt2>?"
+
+
+def test_a_branch_sees_itself_its_parent_and_the_root():
+    segments, parents = torch.tensor([[0, 0, 1, 2, 3, -1]]), torch.tensor([[0, 0, 0, 1, 1, -1]])
+    assert packed_attention(segments, parents)[0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+
+
+def test_a_pack_marks_few_regions_and_asks_about_no_others(samples, processor):
+    for seed in range(20):
+        packed = pack(samples[0], processor, random.Random(seed), num_turns=4, max_regions=2)
+        assert packed is not None
+        assert len(packed.boxes) == len(packed.things) <= 2
+        assert all(named(turn) <= set(packed.things) for turn in packed.turns)
+        assert packed.segments == sorted(packed.segments)
+        for turn, spans in zip(packed.turns, packed.answers, strict=True):
+            assert len(spans) == max(len(turn.choices), 1)
+
+
+def branches(packed) -> list[list[int]]:
+    """For each answer of a pack the tokens that lead to it, as places in the sequence."""
+    segments, parents = np.array(packed.segments), np.array(packed.parents)
+    paths = []
+    for spans in packed.answers:
+        for start, end in spans:
+            question = parents[start]
+            paths.append([*np.flatnonzero((segments == 0) | (segments == question)), *range(start, end)])
+    return paths
+
+
+def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, processor):
+    model = fresh(processor)
+    packed = pack(samples[0], processor, random.Random(1), num_turns=9, max_regions=3)
+    assert packed is not None and any(turn.choices for turn in packed.turns)
+    batch = collate([packed], 0)
+    ids, labels = batch["input_ids"], batch["labels"]
+    with torch.no_grad():
+        features = model.model.encode(batch["pixel_values"], batch["mask_values"])
+        common = {"features": features, "tile_grids": batch["tile_grids"], "region_boxes": batch["region_boxes"]}
+        rest = {name: batch[name] for name in ("attention_mask", "position_ids", "labels")}
+        together = model(input_ids=ids, **common, **rest)
+        losses, counts, scores = [], [], []
+        for path in branches(packed):
+            alone = model(input_ids=ids[:, path], **common, labels=labels[:, path])
+            assert torch.allclose(together.logits[0, path], alone.logits[0], atol=1e-5)
+            trained = int((labels[0, path] != -100).sum())
+            if trained:
+                losses.append(alone.loss * trained)
+                counts.append(trained)
+            length = len(path) - len([i for i in path if packed.segments[i] != packed.segments[path[-1]]])
+            spoken = alone.logits[0, -length - 1 : -1].log_softmax(-1)
+            scores.append(spoken.gather(1, ids[0, path[-length:]][:, None]).mean())
+    assert torch.allclose(together.loss, sum(losses) / sum(counts), atol=1e-5)
+    ranking, _, asked = ranking_loss(together.logits, [packed], ids)
+    each, groups = iter(scores), []
+    for spans in packed.answers:
+        group = torch.stack([next(each) for _ in spans])
+        if len(spans) > 1:
+            groups.append(-group.log_softmax(0)[0])
+    assert asked == len(groups) > 0
+    assert torch.allclose(ranking, torch.stack(groups).mean(), atol=1e-5)
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, tmp_path):
+    stage = Stage("language", steps=4, batch=2, turns=3, regions=3, warmup=2)
+
+    def run(out, model, validate=None):
+        torch.manual_seed(1)
+        heads = RegionHeads(processor.config.text_config.hidden_size, {"color": sorted(COLORS)})
+        options = {"heads": heads, "save_every": 2, "log_every": 1, "workers": 0, "validate": validate}
+        train(model, processor, samples, stage, out, **options)
+        return {**model.state_dict(), **heads.state_dict()}
+
+    def stop() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    whole = run(tmp_path / "whole", fresh(processor))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", fresh(processor), validate=stop)
+    resumed = run(tmp_path / "parts", fresh(processor))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_loss_falls_and_is_logged(samples, processor, tmp_path):
+    stage = Stage("language", steps=12, batch=2, turns=6, regions=3, warmup=2, heads=0.0)
+    train(fresh(processor), processor, samples, stage, tmp_path, workers=0, log_every=1)
+    losses = [json.loads(line)["language"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 12
+    assert losses[-1] < 0.8 * losses[0]
