@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-c
 
 # Describe a region of the sample picture.
 run: .venv/.installed
-	@.venv/bin/gar describe src/gar/assets/sample.png --box 250,160,360,270
+	@.venv/bin/gar describe src/gar/assets/sample.png --box 320,222,451,372
 
 # Everything that is checked, the tests last.
 test: .venv/.installed-dev

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as coco
@@ -93,7 +95,7 @@ def pack(
 
     picture = sample.picture()
     cut = processor.cut(augment(picture, rng) if augment else picture)
-    located = [Located.from_mask(coco.decode(sample.masks[i]).astype(bool)) for i in chosen]
+    located = [_as_drawn(Located.from_mask(coco.decode(sample.masks[i]).astype(bool)), rng) for i in chosen]
 
     writer = processor.prompts
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()))
@@ -203,6 +205,18 @@ def _question(turn: Turn, numbers: dict[int, int], writer: PromptWriter, rng: ra
         (region,) = named(turn)
         return writer.encode_question(DESCRIBE, list(numbers.values()), "together", numbers[region])
     return writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
+
+
+def _as_drawn(region: Located, rng: random.Random) -> Located:
+    """A region as users give it: most often its exact mask, sometimes its rectangle, or a mask a little too large."""
+    drawn = rng.random()
+    mask = region.mask.copy()
+    if drawn < 0.3:
+        x0, y0, x1, y1 = region.box
+        mask[y0:y1, x0:x1] = True
+    elif drawn < 0.4:
+        mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    return Located.from_mask(mask)
 
 
 def _choose_regions(sample: Sample, rng: random.Random, most: int) -> list[int]:
