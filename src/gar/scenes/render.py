@@ -5,7 +5,6 @@ Knows Mitsuba (imported only when a function needs it) and the records of `gar.d
 
 from __future__ import annotations
 
-import argparse
 import io
 import multiprocessing
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ def _mitsuba() -> Any:
         import drjit
         import mitsuba
     except ImportError as error:
-        raise ValueError("rendering needs Mitsuba: install it with `pip install gar[scenes]`") from error
+        raise ValueError("rendering needs Mitsuba: install it with `pip install grasp-any-region[scenes]`") from error
     if mitsuba.variant() != "scalar_rgb":
         mitsuba.set_variant("scalar_rgb")
         drjit.set_thread_count(1)  # the workers share the cores
@@ -462,22 +461,3 @@ def contact_sheet(folder: str | Path, path: str | Path, num: int = 24, columns: 
     for i, cell in enumerate(cells):
         sheet.paste(cell, (i % columns * width, i // columns * height))
     sheet.save(path)
-
-
-def main() -> None:
-    """`python -m gar.scenes.render --num N --out DIR --seed S --workers 2 --split train`."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--num", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--pixels", type=int, default=224)
-    parser.add_argument("--rooms", type=float, default=0.8, help="share of the rooms generator; the rest is studio")
-    args = parser.parse_args()
-    generators = {"rooms": args.rooms, "studio": 1 - args.rooms}
-    render_shards(args.num, args.out, args.seed, args.workers, args.split, generators, args.pixels)
-
-
-if __name__ == "__main__":
-    main()
