@@ -1,6 +1,6 @@
 # Everything lives in this checkout: the environment is .venv, and removing that folder undoes it all.
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir
+PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check --no-cache-dir
 
 # Describe a region of the sample picture.
 run: .venv/.installed

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model
 
 import gar
 
@@ -88,7 +89,6 @@ def test_every_public_name_is_there():
 @pytest.mark.parametrize(
     "first",
     [
-        "import gar, transformers",
         "import transformers, gar",
         "from transformers import AutoModel, AutoProcessor; import gar",
         "import gar; from transformers import PerceptionLMForConditionalGeneration",
@@ -105,3 +105,11 @@ def test_transformers_knows_the_model_type_whatever_is_imported_first(first: str
         "    print(table[type(config)].__name__)\n"
     )
     assert said.split() == ["GARForConditionalGeneration"] * 2 + ["GARProcessor"]
+
+
+def test_transformers_loads_a_saved_model_by_itself(tmp_path: Path):
+    from transformers import AutoConfig, AutoModel
+
+    tiny_model().save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), gar.GARConfig)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), gar.GARForConditionalGeneration)
