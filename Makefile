@@ -1,6 +1,7 @@
-# Everything lives in this checkout: the environment is .venv, and removing that folder undoes it all.
+# Everything lives in this checkout: the environment is .venv, and removing that folder undoes it all. So pip keeps no
+# cache of what it downloads (3 GB), unless PIP_CACHE_DIR says where.
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check --no-cache-dir
+PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check $(if $(PIP_CACHE_DIR),,--no-cache-dir)
 
 # Describe a region of the sample picture.
 run: .venv/.installed
