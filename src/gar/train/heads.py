@@ -49,12 +49,13 @@ class RegionHeads(nn.Module):
         if len(first):
             logits_NP = self.pairs(torch.cat([summaries_RD[first], summaries_RD[second]], 1))
             known = target_NP >= 0
-            losses.append(F.binary_cross_entropy_with_logits(logits_NP[known], target_NP[known]))
+            if known.any():
+                losses.append(F.binary_cross_entropy_with_logits(logits_NP[known], target_NP[known]))
             for column, name in enumerate(PAIRS):
                 asked = known[:, column]
                 hit = (logits_NP[asked, column] > 0) == (target_NP[asked, column] > 0.5)
                 right[name] = (int(hit.sum()), int(asked.sum()))
-        return torch.stack(losses).sum(), right
+        return sum(losses, summaries_RD.new_zeros(())), right
 
     def _label(self, name: str, thing: dict[str, Any]) -> int:
         if name != "kind" and thing["visible"] < LEAST_VISIBLE:

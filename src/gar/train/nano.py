@@ -93,7 +93,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
             vocab_size=len(tokenizer),
             hidden_size=width,
             intermediate_size=640,
-            num_hidden_layers=6,
+            num_hidden_layers=4,
             num_attention_heads=6,
             num_key_value_heads=6,
             max_position_embeddings=2048,
