@@ -41,7 +41,8 @@ KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake is one line on stderr, never a stack trace."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for library in ("TRANSFORMERS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = typer.main.get_command(app)
