@@ -147,7 +147,9 @@ def test_a_batch_of_eight_different_requests_gives_the_logits_of_one_by_one(flav
     model = tiny_model(**flavour)
     grids = [(1, 1), (2, 1), (1, 3), (2, 2), (4, 1), (1, 1), (3, 1), (1, 2)]
     requests = [
-        random_request(model.config, grid, {k: (0.1 * k, 0.0, 0.5 + 0.05 * k, 0.8) for k in range(i % 5)}, seed=i, text=3 + i)
+        random_request(
+            model.config, grid, {k: (0.1 * k, 0.0, 0.5 + 0.05 * k, 0.8) for k in range(i % 5)}, seed=i, text=3 + i
+        )
         for i, grid in enumerate(grids)
     ]
     with torch.no_grad():

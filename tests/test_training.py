@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def squares(seed: int) -> Sample:
         x, y = 4 + 32 * i, rng.randint(0, 36)
         mask[y : y + 24, x : x + 24] = 1
         pixels[mask > 0] = COLORS[name]
-        rle = dict(coco.encode(np.asfortranarray(mask)))
+        rle: dict[str, Any] = dict(coco.encode(np.asfortranarray(mask)))
         masks.append({"size": [64, 96], "counts": rle["counts"].decode()})
         box = [x, y, x + 24, y + 24]
         things.append({"category": "cube", "color": name, "kind": "object", "visible": 1.0, "box": box, "depth": 1 + i})
@@ -139,7 +140,7 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, pr
             length = len(path) - len([i for i in path if packed.segments[i] != packed.segments[path[-1]]])
             spoken = alone.logits[0, -length - 1 : -1].log_softmax(-1)
             scores.append(spoken.gather(1, ids[0, path[-length:]][:, None]).mean())
-    assert torch.allclose(together.loss, sum(losses) / sum(counts), atol=1e-5)
+    assert torch.allclose(together.loss, torch.stack(losses).sum() / sum(counts), atol=1e-5)
     ranking, _, asked = ranking_loss(together.logits, [packed], ids)
     each, groups = iter(scores), []
     for spans in packed.answers:

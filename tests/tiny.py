@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gar.model.config import GARConfig
@@ -11,8 +13,9 @@ IMAGE, PROMPT0, CROP0, PROMPTS = 500, 510, 520, 8
 VOCAB = 600
 
 
-def tiny_config(*, class_token: bool = True, tied: bool = True, tile: int = 56, **changes) -> GARConfig:
+def tiny_config(*, class_token: bool = True, tied: bool = True, tile: int = 56, **changes: Any) -> GARConfig:
     """A PE tower of two layers on 4x4 patches, a Llama of two layers; replay of 2x2 cells a region."""
+    changes.setdefault("replay_size", 2)
     arch = "vit_pe_core_large_patch14_336" if class_token else "vit_pe_core_gigantic_patch14_448"
     side = tile // 14
     return GARConfig(
@@ -36,11 +39,11 @@ def tiny_config(*, class_token: bool = True, tied: bool = True, tile: int = 56, 
         crop_token_ids=list(range(CROP0, CROP0 + PROMPTS)),
         tile_size=tile,
         feature_width=64,
-        **({"replay_size": 2} | changes),
+        **changes,
     )  # fmt: skip
 
 
-def tiny_model(seed: int = 0, **kwargs) -> GARForConditionalGeneration:
+def tiny_model(seed: int = 0, **kwargs: Any) -> GARForConditionalGeneration:
     """Random weights, the mask embedding's too (it is zero at birth, which would hide faults)."""
     torch.manual_seed(seed)
     model = GARForConditionalGeneration(tiny_config(**kwargs)).eval()
@@ -48,7 +51,9 @@ def tiny_model(seed: int = 0, **kwargs) -> GARForConditionalGeneration:
     return model
 
 
-def random_request(config: GARConfig, grid: tuple[int, int], regions: dict[int, tuple], seed: int = 0, text: int = 7) -> dict:
+def random_request(
+    config: GARConfig, grid: tuple[int, int], regions: dict[int, tuple], seed: int = 0, text: int = 7
+) -> dict:
     """The arguments of one request: a picture of noise, marked at random, and some text."""
     g = torch.Generator().manual_seed(seed)
     tiles = grid[0] * grid[1] + config.thumbnail

@@ -13,19 +13,19 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco
 from torch import Tensor
 
 from gar.data.sample import Sample, Turn
 from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import DESCRIBE, IGNORED, PromptWriter
 from gar.inputs.tiling import normalise
-from gar.regions import Located
+from gar.regions import Located, Region
 
 _NAME = re.compile(r"<Prompt(\d+)>")
 
@@ -95,7 +95,7 @@ def pack(
 
     picture = sample.picture()
     cut = processor.cut(augment(picture, rng) if augment else picture)
-    located = [_as_drawn(Located.from_mask(coco.decode(sample.masks[i]).astype(bool)), rng) for i in chosen]
+    located = [_as_drawn(Region.rle(sample.masks[i]).locate(*picture.size), rng) for i in chosen]
 
     writer = processor.prompts
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()))
@@ -136,7 +136,7 @@ def pack(
     )
 
 
-def collate(packs: Sequence[Pack], pad_id: int) -> dict[str, object]:
+def collate(packs: Sequence[Pack], pad_id: int) -> dict[str, Any]:
     """Packs -> the model's arguments, padded on the right, with a (B, 1, S, S) attention mask."""
     length = max(len(p.input_ids) for p in packs)
 

@@ -272,7 +272,7 @@ class GARProcessor(ProcessorMixin):
         """Placeholders in the ids == features that will take their places."""
         config, ids = self.config, request.input_ids
         features = {config.image_token_id: len(request.picture.tiles) * config.tokens_per_tile}
-        for k, crop_id in enumerate(config.crop_token_ids or []):
+        for k, crop_id in enumerate(config.crop_token_ids):
             features[crop_id] = config.replay_size**2 if k in request.region_boxes else 0
         for token_id, expected in features.items():
             if ids.count(token_id) != expected:

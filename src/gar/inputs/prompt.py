@@ -121,7 +121,7 @@ class PromptWriter:
         self._tokenizer = tokenizer
         self._config = config
         self._layout = _LAYOUTS[config.prompt_style]
-        for k, expected in enumerate(config.prompt_token_ids or []):
+        for k, expected in enumerate(config.prompt_token_ids):
             if (found := self._token_id(prompt_name(k))) != expected:
                 raise ValueError(
                     f"{prompt_name(k)} is token {found} of the tokenizer, but {expected} of the configuration: take "
@@ -130,10 +130,10 @@ class PromptWriter:
         for token in re.findall(r"<\|\w+\|>", self._layout.bos + self._layout.opening + self._layout.answer):
             self._token_id(token)
         self.end_id = self._token_id(self._layout.end)
-        crop_ids = config.crop_token_ids or []
+        crop_ids = config.crop_token_ids
         self._image, *self._crops = tokenizer.convert_ids_to_tokens([config.image_token_id, *crop_ids])
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.reserved_ids = special.union(crop_ids, [config.image_token_id]).difference(config.prompt_token_ids or [])
+        self.reserved_ids = special.union(crop_ids, [config.image_token_id]).difference(config.prompt_token_ids)
 
     def encode_prefix(
         self, num_tiles: int, regions: Sequence[int], form: Form = "ask", faults: ReleasedFaults = NO_FAULTS
@@ -245,7 +245,7 @@ class PromptWriter:
 
     def _expand(self, text: str, num_tiles: int = 0) -> list[int]:
         """Token ids of a text in which one token stands for each run of placeholders."""
-        run = dict.fromkeys(self._config.crop_token_ids or [], self._config.replay_size**2)
+        run = dict.fromkeys(self._config.crop_token_ids, self._config.replay_size**2)
         run[self._config.image_token_id] = num_tiles * self._config.tokens_per_tile
         return [i for token in self._ids(text) for i in [token] * run.get(token, 1)]
 

@@ -6,6 +6,7 @@ Knows no text and no picture.
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from transformers import PerceptionLMConfig
@@ -35,8 +36,10 @@ class GARConfig(PerceptionLMConfig):
 
     model_type = "GAR"
 
-    prompt_token_ids: list[int] | None = None
-    crop_token_ids: list[int] | None = None
+    text_config: Any = None
+    vision_config: Any = None
+    prompt_token_ids: list[int] = field(default_factory=list)
+    crop_token_ids: list[int] = field(default_factory=list)
     tile_size: int = 448
     max_num_tiles: int = 16
     thumbnail: bool = True
@@ -56,8 +59,6 @@ class GARConfig(PerceptionLMConfig):
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
-        self.prompt_token_ids = self.prompt_token_ids or []
-        self.crop_token_ids = self.crop_token_ids or []
         _one_of("replay_frame", self.replay_frame, ("feature", "released"))
         _one_of("prompt_style", self.prompt_style, ("released", "nano"))
         _one_of("choice_scoring", self.choice_scoring, ("letters", "texts"))

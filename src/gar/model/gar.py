@@ -101,7 +101,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         Raises:
             ValueError: when placeholders and features differ in number; both counts are named.
         """
-        features_TggD = features_TggD.to(self.get_input_embeddings().weight)
+        features_TggD = features_TggD.to(input_ids.device, self.language_model.dtype)
         regions_RPD = self.cut(features_TggD, tile_grids, region_boxes)
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
         return self._place(
@@ -201,7 +201,7 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load our layout or a released one, from a folder or a hub id; see transformers for the arguments.
 
         Raises:
@@ -209,7 +209,8 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         """
         want_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("key_mapping", TO_OURS)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(map(str, info[problem])):
                 listed = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
@@ -256,9 +257,9 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         Raises:
             ValueError: when placeholders and features differ in number.
         """
-        if features is None and pixel_values is None:
-            return self.get_input_embeddings()(input_ids)
         if features is None:
+            if pixel_values is None:
+                return self.get_input_embeddings()(input_ids)
             features = self.model.encode(pixel_values, mask_values)
         if tile_grids is None:
             raise ValueError("tile_grids is missing: one (tiles_w, tiles_h) per request, to put its tiles together")
@@ -287,6 +288,8 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         (B, K, D), see `GARModel.mentions`, belong to a continued answer, where the picture is no longer given.
         """
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("the model needs input_ids or inputs_embeds")
             inputs_embeds = self.embed(
                 input_ids, attention_mask, pixel_values, mask_values, tile_grids, region_boxes, features
             )
@@ -297,9 +300,9 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         return super().forward(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            position_ids=position_ids,
+            position_ids=position_ids,  # pyright: ignore[reportArgumentType]
             past_key_values=past_key_values,
-            labels=None if labels is None else labels.long(),
+            labels=None if labels is None else labels.long(),  # pyright: ignore[reportArgumentType]
             logits_to_keep=logits_to_keep,  # named, because `generate` asks for the last place's only where it is
             **kwargs,
         )
@@ -322,4 +325,4 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
             if self.config.mention_embedding and picture["features"] is not None:
                 regions_RPD = self.model.cut(picture["features"], picture["tile_grids"], picture["region_boxes"])
                 kwargs["mentions"] = self.model.mentions(regions_RPD, picture["region_boxes"])
-        return super().generate(**kwargs)
+        return super().generate(**kwargs)  # pyright: ignore[reportAttributeAccessIssue]

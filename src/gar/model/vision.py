@@ -9,6 +9,8 @@ of a tile's feature map.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +71,7 @@ class Pyramid(nn.Module):
         return F.gelu(fused).flatten(2).transpose(1, 2)
 
 
-def patch_embedding(vision_tower: PreTrainedModel) -> nn.Module:
+def patch_embedding(vision_tower: PreTrainedModel) -> Any:
     """The module of a timm tower whose output the mask embedding joins: patch embedding of a ViT, stem of a CNN."""
-    timm_model = vision_tower.timm_model
+    timm_model: Any = vision_tower.timm_model
     return timm_model.patch_embed if hasattr(timm_model, "patch_embed") else timm_model.conv_stem

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
     # Names of regions take the spaces around them along, so that "<Prompt0> ?" and "<Prompt0>?" are the same.
-    special = [
+    special: Any = [
         AddedToken(token, special=True, normalized=False, lstrip=True, rstrip=True)
         for token in (IMAGE, ANSWER, *PROMPTS, *CROPS)
     ]
@@ -83,6 +84,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
 def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
     """The sizes of nano: 224-pixel pictures, a 28x28 map, 49 image tokens, 16 replayed vectors a region."""
     width = 192
+    ids: Any = tokenizer.convert_tokens_to_ids
     return GARConfig(
         vision_config=TimmWrapperConfig(
             architecture="tf_efficientnet_lite0",
@@ -97,16 +99,16 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
             num_attention_heads=6,
             num_key_value_heads=6,
             max_position_embeddings=2048,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=ids(BOS),
+            eos_token_id=ids(EOS),
+            pad_token_id=ids(PAD),
             tie_word_embeddings=True,
         ),
         tie_word_embeddings=True,
         vision_use_cls_token=False,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-        prompt_token_ids=tokenizer.convert_tokens_to_ids(PROMPTS),
-        crop_token_ids=tokenizer.convert_tokens_to_ids(CROPS),
+        image_token_id=ids(IMAGE),
+        prompt_token_ids=ids(PROMPTS),
+        crop_token_ids=ids(CROPS),
         tile_size=224,
         max_num_tiles=1,
         thumbnail=False,
@@ -237,6 +239,6 @@ def run(
 
 def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:
     """Write the finished model, its weights in float16, to a folder that `gar.load` opens."""
-    model.to(torch.float16).save_pretrained(folder)
+    model.half().save_pretrained(folder)
     model.float()
     processor.save_pretrained(folder)
