@@ -5,7 +5,7 @@ PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check $(if $(PIP
 
 # Describe a region of the sample picture.
 run: .venv/.installed
-	@.venv/bin/gar describe src/gar/assets/sample.png --box 320,222,451,372
+	@.venv/bin/gar describe src/gar/assets/sample.png --box 434,81,619,263
 
 # Everything that is checked, the tests last.
 test: .venv/.installed-dev

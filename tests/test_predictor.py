@@ -16,7 +16,6 @@ from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
 import gar
 from gar.inputs.processor import GARProcessor
-from gar.inputs.prompt import DESCRIBE
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import FIRST_PROMPT_TOKEN, save_released
 from gar.predictor import Answer, Predictor, _KeptLayer, _options, _Picture, _Pieces
@@ -215,7 +214,7 @@ def test_each_branch_is_answered_as_if_it_were_alone(predictor):
     batch = processor([image], [located], ["all"])
     for k, answer in enumerate(answers):
         ids = processor.prompts.encode_prefix(len(batch["pixel_values"]), numbers, "together")
-        ids += processor.prompts.encode_question(DESCRIBE, numbers, "together", region=k)
+        ids += processor.prompts.encode_question(processor.prompts.describing(k), numbers, "together", region=k)
         alone = batch | {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
         assert same(answer, plain_batch(predictor, alone, [located[k]]))
 

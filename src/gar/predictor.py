@@ -18,12 +18,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation.streamers import BaseStreamer
 
 from gar.inputs.processor import CutImage, GARProcessor, Request
-from gar.inputs.prompt import DESCRIBE, Form, prompt_name
+from gar.inputs.prompt import Form, prompt_name
 from gar.inputs.tiling import normalise, touched
 from gar.model.gar import GARForConditionalGeneration
 from gar.regions import Located, Region, load_image
@@ -189,13 +190,13 @@ class Predictor:
             yield from self._describe(pending, generation)
 
     def _describe(self, rows: list[tuple[Request, Tensor, Located]], generation: dict[str, Any]) -> list[Answer]:
-        device = self.model.device
-        batch = self.processor.collate([request for request, _, _ in rows])
+        requests = [request for request, _, _ in rows]
+        ids = [torch.tensor(request.input_ids, device=self.model.device) for request in requests]
         inputs = {
-            "input_ids": batch["input_ids"].to(device),
-            "attention_mask": batch["attention_mask"].to(device),
-            "tile_grids": batch["tile_grids"],
-            "region_boxes": batch["region_boxes"],
+            "input_ids": pad_sequence(ids, True, self.processor.prompts.end_id, "left"),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
+            "tile_grids": torch.tensor([request.picture.grid for request in requests]),
+            "region_boxes": [request.region_boxes for request in requests],
             "features": torch.cat([features for _, features, _ in rows]),
         }
         if "cache_implementation" not in generation:
@@ -209,7 +210,7 @@ class Predictor:
             for group in _slices(regions, self.model.config.max_prompts):
                 scene = Scene(self, cut, group, form="together")
                 for some in _slices(range(len(group)), batch_size):
-                    questions = [scene.question_ids(DESCRIBE, region=k) for k in some]
+                    questions = [scene.question_ids(self.processor.prompts.describing(k), region=k) for k in some]
                     yield from scene.generate(questions, [[group[k]] for k in some], generation)
 
     def _generate(self, inputs: dict[str, Any], about: list[list[Located]], generation: dict[str, Any]) -> list[Answer]:
@@ -263,7 +264,9 @@ class Scene:
         """Describe region `index`, with all regions marked."""
         if not 0 <= index < len(self.regions):
             raise ValueError(f"region {index} of {len(self.regions)}: count from 0")
-        ids = self.question_ids(f"Describe {prompt_name(index)} in detail.")
+        asked, name = self._predictor.processor.prompts.describing(index), prompt_name(index)
+        # All regions stand before the question, so it has to name its own.
+        ids = self.question_ids(asked if name in asked else f"Describe {name} in detail.")
         return self.generate([ids], [[self.regions[index]]], generation, on_text)[0]
 
     def ask(

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.hub import cached_file
 
-from gar.inputs.prompt import DESCRIBE, IGNORED, NO_FAULTS, ChatTurn, PromptWriter, ReleasedFaults
+from gar.inputs.prompt import IGNORED, NO_FAULTS, ChatTurn, PromptWriter, ReleasedFaults
 from gar.inputs.tiling import choose_grid, cut_image, cut_mask, normalise
 from gar.model.config import GARConfig
 from gar.regions import Located, load_image
@@ -177,9 +177,10 @@ class GARProcessor(ProcessorMixin):
 
     def describe(self, picture: CutImage, region: Located, faults: ReleasedFaults = NO_FAULTS) -> Request:
         """Ask for the description of one region, alone in its picture."""
-        numbers = [self.config.describe_prompt_number]
+        number = self.config.describe_prompt_number
+        numbers = [number]
         ids = self.prompts.encode_prefix(len(picture.tiles), numbers, "describe", faults)
-        ids += self.prompts.encode_question(DESCRIBE, numbers, "describe")
+        ids += self.prompts.encode_question(self.prompts.describing(number), numbers, "describe")
         return self._request(picture, [region], numbers, ids, faults=faults)
 
     def ask(

@@ -23,7 +23,7 @@ from gar.model.config import GARConfig
 
 Form = Literal["describe", "ask", "together"]
 
-DESCRIBE = "Describe this masked region in detail."
+DESCRIBE = GARConfig.describe_question
 IGNORED = -100  # the label of a token that is not trained
 
 _SYSTEM = (
@@ -160,6 +160,10 @@ class PromptWriter:
         if sorted(order) != sorted(regions):
             raise ValueError(f"region_order {order} does not list the regions {sorted(regions)}")
         return self._prefix(num_tiles, order, form, double_bos=faults.double_bos)
+
+    def describing(self, k: int) -> str:
+        """The question that asks this checkpoint for a description of region k."""
+        return self._config.describe_question.format(name=prompt_name(k))
 
     def encode_question(
         self, question: str, regions: Sequence[int], form: Form = "ask", region: int | None = None

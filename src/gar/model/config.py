@@ -32,6 +32,7 @@ class GARConfig(PerceptionLMConfig):
     prompt_style: "released" (the published chat text) or "nano" (a compact form for the built-in model).
     choice_scoring: how `choices` are ranked: by the option "letters" or by the likelihood of the "texts".
     describe_prompt_number: the prompt number that a single described region gets.
+    describe_question: what a checkpoint is asked for the description of a region; `{name}` stands for `<Promptk>`.
     """
 
     model_type = "GAR"
@@ -56,6 +57,7 @@ class GARConfig(PerceptionLMConfig):
     prompt_style: str = "released"
     choice_scoring: str = "letters"
     describe_prompt_number: int = 0
+    describe_question: str = "Describe this masked region in detail."
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)

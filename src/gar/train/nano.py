@@ -122,6 +122,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         mention_embedding=True,
         prompt_style="nano",
         choice_scoring="texts",
+        describe_question="Caption {name}.",  # its detailed descriptions are not to be trusted yet, see docs/nano.md
     )
 
 

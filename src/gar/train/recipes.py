@@ -33,14 +33,13 @@ class Stage:
 
 
 def nano() -> list[Stage]:
-    """The built-in model: vision with heads, then the language model on frozen vision, then everything together.
+    """The built-in model: vision with heads, then the language model on it.
 
-    The order matters: a language model that learns on moving features learns little (docs/log.md).
+    Vision is frozen in the second stage: a language model that learns on moving features learns little (docs/log.md).
     """
     return [
         Stage("vision", steps=650, batch=16, turns=1, regions=8, language=False, warmup=40),
         Stage(
-            "language", steps=1900, batch=4, turns=14, regions=6, train_tower=False, rate=1.5e-3, heads=0.2, warmup=80
+            "language", steps=2650, batch=4, turns=14, regions=6, train_tower=False, rate=1.5e-3, heads=0.2, warmup=80
         ),
-        Stage("joint", steps=700, batch=4, turns=14, regions=6, rate=4e-4, tower_rate=0.3, heads=0.3, warmup=30),
     ]
