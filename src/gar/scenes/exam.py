@@ -29,14 +29,16 @@ CAPTIONS = ("caption", "detailed", "relational")
 
 @dataclass(frozen=True)
 class Mark:
-    """One question, answered. `majority` is what a guesser would say who knows only how often each answer occurs."""
+    """One question, answered. `guess` is what a guesser who sees neither picture nor question has to hit: the place of
+    the right option, as a letter, or the word."""
 
     type: str
     question: str
     truth: str
     answer: str
     right: bool
-    majority: str
+    guess: str
+    options: bool
 
 
 def examine(
@@ -80,9 +82,8 @@ def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:
         right = answer == truth
     else:
         right = normalise(answer) == normalise(truth)
-    # With options the guesser can only go by their place; without, by the word.
     guess = "ABCDEF"[turn.choices.index(turn.answer)] if turn.choices else normalise(truth)
-    return Mark(turn.type, turn.question, truth, answer, right, guess)
+    return Mark(turn.type, turn.question, truth, answer, right, guess, bool(choices))
 
 
 def _hidden(picture: Any, prompts: list[Region]) -> Any:
@@ -106,7 +107,8 @@ def interval(right: int, total: int) -> tuple[float, float]:
 
 
 def report(marks: Sequence[Mark]) -> dict[str, dict[str, Any]]:
-    """By type: n, the share of right answers with its interval, and the share of the commonest answer."""
+    """By type: n, the share of right answers with its interval, and the share that always the commonest place (of
+    questions with options) or the commonest word (of those without) would get."""
     groups: dict[str, list[Mark]] = defaultdict(list)
     for mark in marks:
         groups[mark.type].append(mark)
@@ -115,7 +117,8 @@ def report(marks: Sequence[Mark]) -> dict[str, dict[str, Any]]:
         group = groups[name]
         right = sum(m.right for m in group)
         low, high = interval(right, len(group))
-        commonest = Counter(m.majority for m in group).most_common(1)[0][1] / len(group)
+        guesses = [Counter(m.guess for m in group if m.options is kind) for kind in (True, False)]
+        commonest = sum(max(g.values(), default=0) for g in guesses) / len(group)
         rows[name] = {
             "n": len(group),
             "right": round(right / len(group), 4),
