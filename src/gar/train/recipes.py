@@ -33,9 +33,9 @@ class Stage:
 
 
 def nano() -> list[Stage]:
-    """The built-in model: vision with heads, then the language model on it.
+    """The built-in model: vision with heads, then the language model on it, with vision frozen.
 
-    Vision is frozen in the second stage: a language model that learns on moving features learns little (docs/log.md).
+    Whether training both at once is better or worse has not been settled (docs/log.md).
     """
     return [
         Stage("vision", steps=650, batch=16, turns=1, regions=8, language=False, warmup=40),
