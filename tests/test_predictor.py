@@ -101,9 +101,8 @@ def plain_batch(predictor: Predictor, batch: dict, located: list, **options) -> 
     ids = model.generate(**batch, **options)[0].tolist()
     ids = ids[: ids.index(end) + 1] if end in ids else ids
     features = model.model.encode(batch["pixel_values"], batch["mask_values"])
-    embeds = model.model.embed(
-        torch.tensor([batch["input_ids"][0].tolist() + ids]), features, batch["tile_grids"], batch["region_boxes"]
-    )
+    picture = {"tile_grids": batch["tile_grids"], "region_boxes": batch["region_boxes"], "features": features}
+    embeds = model.embed(torch.tensor([batch["input_ids"][0].tolist() + ids]), **picture)
     with torch.no_grad():
         logits = model(inputs_embeds=embeds).logits[0, -len(ids) - 1 : -1].log_softmax(1)
     mean = logits[range(len(ids)), ids].mean().item()

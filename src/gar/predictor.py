@@ -253,9 +253,9 @@ class Scene:
         self._boxes = {k: processor.rel_box(cut, region) for k, region in enumerate(regions)}
         with torch.inference_mode():
             (features,) = _Picture(model, cut).encode([processor.mark(cut, regions)])
-            where = {"tile_grids": torch.tensor([cut.grid]), "region_boxes": [self._boxes]}
-            embeds = model.embed(torch.tensor([prefix], device=model.device), features=features, **where)
-            self._cut = model.model.cut(features, **where)
+            self._cut = model.model.cut(features, torch.tensor([cut.grid]), [self._boxes])
+            ids = torch.tensor([prefix], device=model.device)
+            embeds = model.model.embed(ids, features, self._cut, [self._boxes])
             self._kept = Cache(layer_class_to_replicate=_KeptLayer)
             model(inputs_embeds=embeds, past_key_values=self._kept, use_cache=True, logits_to_keep=1)
         self._length = len(prefix)

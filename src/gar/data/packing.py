@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gar.data.sample import Sample, Turn
 from gar.inputs.processor import CutImage, GARProcessor
-from gar.inputs.prompt import DESCRIBE, IGNORED, PromptWriter
+from gar.inputs.prompt import DESCRIBE, IGNORED, PromptWriter, prompt_name, prompts_named
 from gar.inputs.tiling import normalise
 from gar.regions import Located, Region
 
@@ -57,12 +57,12 @@ class Pack:
 def named(turn: Turn) -> set[int]:
     """The regions, as places in `Sample.masks`, that a turn names."""
     texts = (turn.question, turn.answer, *turn.choices)
-    return {int(k) for text in texts for k in _NAME.findall(text)}
+    return {k for text in texts for k in prompts_named(text)}
 
 
 def renumber(text: str, numbers: dict[int, int]) -> str:
     """`<PromptN>` -> `<Promptnumbers[N]>`."""
-    return _NAME.sub(lambda m: f"<Prompt{numbers[int(m[1])]}>", text)
+    return _NAME.sub(lambda m: prompt_name(numbers[int(m[1])]), text)
 
 
 def pack(
@@ -200,7 +200,7 @@ def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -
 
 
 def _question(turn: Turn, numbers: dict[int, int], writer: PromptWriter, rng: random.Random) -> list[int]:
-    """The question as written; of detailed descriptions, half as `Predictor.describe` asks for them."""
+    """The question as written; of detailed descriptions, half in the released wording, right after the region."""
     if turn.type == "detailed" and rng.random() < 0.5:
         (region,) = named(turn)
         return writer.encode_question(DESCRIBE, list(numbers.values()), "together", numbers[region])

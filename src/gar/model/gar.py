@@ -93,16 +93,14 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         self,
         input_ids: Tensor,
         features_TggD: Tensor,
-        tile_grids: Tensor,
+        regions_RPD: Tensor,
         region_boxes: Boxes,
     ) -> Tensor:
-        """Token embeddings (B, S, D), with image tokens and region placeholders replaced by features.
+        """Token embeddings (B, S, D), with image tokens and region placeholders replaced by features; see `cut`.
 
         Raises:
             ValueError: when placeholders and features differ in number; both counts are named.
         """
-        features_TggD = features_TggD.to(input_ids.device, self.language_model.dtype)
-        regions_RPD = self.cut(features_TggD, tile_grids, region_boxes)
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
         return self._place(
             embeds_BSD, input_ids == self.config.image_token_id, self._context(features_TggD), "image tokens"
@@ -257,13 +255,28 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         Raises:
             ValueError: when placeholders and features differ in number.
         """
+        return self._read(input_ids, pixel_values, mask_values, tile_grids, region_boxes, features)[0]
+
+    def _read(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        mask_values: Tensor | None,
+        tile_grids: Tensor | None,
+        region_boxes: Boxes | None,
+        features: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`embed`, and the regions' cut features (R, P * P, D); None for text alone."""
         if features is None:
             if pixel_values is None:
-                return self.get_input_embeddings()(input_ids)
+                return self.get_input_embeddings()(input_ids), None
             features = self.model.encode(pixel_values, mask_values)
         if tile_grids is None:
             raise ValueError("tile_grids is missing: one (tiles_w, tiles_h) per request, to put its tiles together")
-        return self.model.embed(input_ids, features, tile_grids, region_boxes or [{} for _ in input_ids])
+        boxes = region_boxes or [{} for _ in input_ids]
+        features = features.to(input_ids.device, self.model.language_model.dtype)
+        regions_RPD = self.model.cut(features, tile_grids, boxes)
+        return self.model.embed(input_ids, features, regions_RPD, boxes), regions_RPD
 
     def forward(
         self,
@@ -314,15 +327,14 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         Returns:
             The new token ids (B, n), without the prompt; or transformers' output object with them as `sequences`.
         """
-        picture = {name: kwargs.pop(name, None) for name in ("tile_grids", "region_boxes", "features")}
-        pixel_values, mask_values = kwargs.pop("pixel_values", None), kwargs.pop("mask_values", None)
+        names = ("pixel_values", "mask_values", "tile_grids", "region_boxes", "features")
+        picture = {name: kwargs.pop(name, None) for name in names}
         if kwargs.get("inputs_embeds") is None:
             if input_ids is None:
                 raise ValueError("generate needs input_ids or inputs_embeds")
-            if pixel_values is not None:
-                picture["features"] = self.model.encode(pixel_values, mask_values)
-            kwargs["inputs_embeds"] = self.embed(input_ids, **picture)
-            if self.config.mention_embedding and picture["features"] is not None:
-                regions_RPD = self.model.cut(picture["features"], picture["tile_grids"], picture["region_boxes"])
-                kwargs["mentions"] = self.model.mentions(regions_RPD, picture["region_boxes"])
+            kwargs["inputs_embeds"], regions_RPD = self._read(input_ids, **picture)
+            if self.config.mention_embedding and regions_RPD is not None:
+                kwargs["mentions"] = self.model.mentions(
+                    regions_RPD, picture["region_boxes"] or [{} for _ in input_ids]
+                )
         return super().generate(**kwargs)  # pyright: ignore[reportAttributeAccessIssue]

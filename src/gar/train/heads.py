@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gar.data.packing import Pack
+from gar.inputs.prompt import IGNORED
 
 ATTRIBUTES = ("category", "color", "material", "pattern", "kind")
 PAIRS = ("left", "front")
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
-IGNORED = -100
 
 
 class RegionHeads(nn.Module):

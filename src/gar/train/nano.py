@@ -192,7 +192,8 @@ def open_accuracy(
         batch = collate([packed], processor.tokenizer.pad_token_id)
         with torch.no_grad():
             features = model.model.encode(batch["pixel_values"], batch["mask_values"])
-            embeds = model.model.embed(batch["input_ids"], features, batch["tile_grids"], batch["region_boxes"])
+            regions = model.model.cut(features, batch["tile_grids"], batch["region_boxes"])
+            embeds = model.model.embed(batch["input_ids"], features, regions, batch["region_boxes"])
             where = {name: batch[name] for name in ("attention_mask", "position_ids")}
             logits = model(inputs_embeds=embeds, **where).logits
             _, hits, ranked = ranking_loss(logits, [packed], batch["input_ids"])
@@ -216,9 +217,8 @@ def run(
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
     """
     samples = [s for folder in data for s in read_shards(folder)]
-    held_out = list(
-        islice(read_shards(validation), 64)
-    )  # a glance after each checkpoint; `gar scenes exam` is the measure
+    # A glance after each checkpoint; `gar scenes exam` is the measure, on scenes that decided nothing.
+    held_out = list(islice(read_shards(validation), 64))
     print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
     if (out / "tokenizer").exists():
         tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")

@@ -147,9 +147,10 @@ def _loss(
     inner = model.model
     with torch.set_grad_enabled(stage.train_tower):
         features = inner.encode(batch["pixel_values"], batch["mask_values"])
+    regions = inner.cut(features, batch["tile_grids"], batch["region_boxes"])
     loss, figures = features.new_zeros(()), {"steps": 1.0}
     if stage.language:
-        embeds = inner.embed(batch["input_ids"], features, batch["tile_grids"], batch["region_boxes"])
+        embeds = inner.embed(batch["input_ids"], features, regions, batch["region_boxes"])
         output = model(
             inputs_embeds=embeds,
             attention_mask=batch["attention_mask"],
@@ -161,7 +162,7 @@ def _loss(
         loss = output.loss + stage.ranking * ranking
         figures |= {"language": output.loss.item(), "right/choices": right, "asked/choices": asked}
     if heads is not None and stage.heads and any(batch["region_boxes"]):
-        summaries = inner.mention(inner.cut(features, batch["tile_grids"], batch["region_boxes"]).flatten(1))
+        summaries = inner.mention(regions.flatten(1))
         head_loss, right = heads(summaries, packs)
         loss = loss + stage.heads * head_loss
         figures["heads"] = head_loss.item()
