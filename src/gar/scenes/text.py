@@ -37,7 +37,8 @@ from gar.scenes.grammar import (
 __all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "normalise", "talk"]
 
 MIN_AREA = 0.0012  # of the picture, below which nothing is said of a thing
-FORM_AREA = 0.004  # of the picture, below which nothing is said of form, pattern or material
+FORM_AREA = 0.006  # of the picture, below which nothing is said of form or pattern
+MATERIAL_AREA = 0.014  # of the picture, below which one cannot see what a thing is made of
 
 # Contact words that a viewer could also use for another one: never offered against it.
 CLASH = {
@@ -106,6 +107,23 @@ def _whole(facts: Facts, *kinds: str) -> list[int]:
     """The things seen well enough to say what they are; of those cut by the frame, most must be inside."""
     ids = _clear(facts, *kinds, seen=0.5, share=FORM_AREA)
     return [i for i in ids if not facts["things"][i]["clipped"] or facts["things"][i]["visible"] >= 0.75]
+
+
+def _telling(facts: Facts, ids: Iterable[int]) -> list[int]:
+    """Those of the things that are large enough to show what they are made of."""
+    least = MATERIAL_AREA * facts["size"][0] * facts["size"][1]
+    return [i for i in ids if facts["things"][i]["area"] >= least]
+
+
+def _phrase(facts: Facts, i: int, with_size: bool = False) -> str:
+    """Thing i in words, without its material where that cannot be seen, and its size where there is none to compare."""
+    certain = {} if _telling(facts, [i]) else {"material": None}
+    return phrase(facts["things"][i] | certain, with_size and _sized(facts))
+
+
+def _sized(facts: Facts) -> bool:
+    """Whether something small and something large can be seen, so that the words mean something."""
+    return {"small", "large"} <= {facts["things"][i]["size"] for i in _whole(facts, "object")}
 
 
 def _countable(facts: Facts) -> list[int] | None:
@@ -213,7 +231,8 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
         if name == "color":
             ids = _clear(facts)
         else:
-            ids = _clear(facts, share=FORM_AREA) if name in ("material", "pattern") else _whole(facts)
+            ids = _clear(facts, share=FORM_AREA) if name == "pattern" else _whole(facts)
+            ids = _telling(facts, ids) if name == "material" else ids
         i = _spread(facts, ids, name, rng)
         if i is None:
             return None
@@ -244,7 +263,7 @@ def _size(facts: Facts, rng: Random) -> Turn | None:
     """Small or large; or larger or smaller than another, where the radius and the picture agree."""
     things, whole = facts["things"], _whole(facts, "object")
     if rng.random() < 0.5:
-        return _attribute("size")(facts, rng) if {"small", "large"} <= {things[i]["size"] for i in whole} else None
+        return _attribute("size")(facts, rng) if _sized(facts) else None
     pairs = [
         (i, j)
         for i, j in permutations(whole, 2)
@@ -458,9 +477,8 @@ def _nth(k: int) -> str:
 def _groups(facts: Facts, ids: Sequence[int], rng: Random) -> tuple[dict[str, str], int]:
     """Attributes that make a group of things to count, and how many of `ids` are of it; rare numbers as often."""
     things = facts["things"]
-    groups = [
-        {name: thing[name] for name in names} for names in GROUPS for thing in things if thing["kind"] == "object"
-    ]
+    kinds = [names for names in GROUPS if "material" not in names or _telling(facts, ids) == [*ids]]
+    groups = [{name: thing[name] for name in names} for names in kinds for thing in things if thing["kind"] == "object"]
     numbers = [sum(all(things[i][name] == group[name] for name in group) for i in ids) for group in groups]
     number = rng.choice(sorted({*numbers}))
     return rng.choice([group for group, n in zip(groups, numbers, strict=True) if n == number]), number
@@ -523,7 +541,7 @@ def _same(facts: Facts, rng: Random) -> Turn | None:
     things, whole = facts["things"], _whole(facts)
     pairs: dict[bool, list[tuple[str, int, int]]] = {True: [], False: []}
     for name in ("color", "shape", "material", "pattern"):
-        ids = [i for i in whole if things[i][name]]
+        ids = [i for i in (_telling(facts, whole) if name == "material" else whole) if things[i][name]]
         for i, j in permutations(ids, 2):
             pairs[things[i][name] == things[j][name]].append((name, i, j))
     if not pairs[True] or not pairs[False]:
@@ -532,6 +550,7 @@ def _same(facts: Facts, rng: Random) -> Turn | None:
     holds = which or rng.random() < 0.5
     name, i, j = rng.choice(pairs[holds])
     others = [k for k in whole if things[k][name] not in (things[i][name], None)]
+    others = _telling(facts, others) if name == "material" else others
     if which and others:
         ids = [j, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
         rng.shuffle(ids)
@@ -556,7 +575,7 @@ def _caption(facts: Facts, rng: Random) -> Turn | None:
     i = _spread(facts, _whole(facts), "kind", rng)
     if i is None:
         return None
-    return Turn(rng.choice(ask.SHORT).format(p=_name(i)), _sentence(phrase(facts["things"][i])), "caption")
+    return Turn(rng.choice(ask.SHORT).format(p=_name(i)), _sentence(_phrase(facts, i)), "caption")
 
 
 def _said(held: set[str]) -> str:
@@ -574,7 +593,7 @@ def _detailed(facts: Facts, rng: Random) -> Turn | None:
         return None
     things = facts["things"]
     thing = things[i]
-    sentences = [_sentence(phrase(thing, with_size=True))]
+    sentences = [_sentence(_phrase(facts, i, with_size=True))]
     across = centre(thing) / facts["size"][0]
     if across < 0.36 or across > 0.64:
         sentences.append(f"It is on the {'left' if across < 0.5 else 'right'} side of the picture.")
@@ -585,7 +604,7 @@ def _detailed(facts: Facts, rng: Random) -> Turn | None:
         near = sorted((j for j in held if held[j]), key=lambda j: _apart(thing, things[j]))
         ranked = sorted(near, key=lambda j: not held[j] & set(CONTACTS))
         if ranked:
-            sentences.append(f"It is {_said(held[ranked[0]])} {phrase(things[ranked[0]])}.")
+            sentences.append(f"It is {_said(held[ranked[0]])} {_phrase(facts, ranked[0])}.")
         objects = [j for j, other in enumerate(things) if other["kind"] == "object" and other["area"] > 0 and j != i]
         for word, end in (("front", "nearest thing to the camera"), ("behind", "farthest thing from the camera")):
             if len(objects) > 1 and all(word in relations(facts, i, j) for j in objects):
@@ -607,7 +626,7 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
         return None
     i, j = rng.choice(telling if telling and rng.random() < 0.5 else pairs)
     question = rng.choice(ask.RELATIONAL).format(p=_name(i), q=_name(j))
-    one, other = phrase(things[i], with_size=True), f"{_name(j)}, {phrase(things[j])}"
+    one, other = _phrase(facts, i, with_size=True), f"{_name(j)}, {_phrase(facts, j)}"
     if things[i]["of"] == j:
         return Turn(question, f"{_name(i)} is the reflection of {other}, in the mirror.", "relational")
     held = _said(relations(facts, i, j))
