@@ -11,6 +11,7 @@ import pytest
 
 from gar.data.sample import read_shards
 from gar.scenes import render
+from gar.scenes.grammar import relations
 from gar.scenes.things import EVERYDAY, PRIMITIVES, Mesh, make, turn
 from gar.scenes.world import COLORS, GENERATORS, Camera, Panel, Surface, Thing, World, color_of, sample_world
 
@@ -159,13 +160,32 @@ def test_a_row_is_told_from_left_to_right(mitsuba) -> None:
     assert [scene.things[i]["color"] for i in scene.rows[0]] == ["green", "blue", "red"]
 
 
+def test_the_mirror_image_of_a_scene_exchanges_left_and_right_and_nothing_else(mitsuba) -> None:
+    sample = render.render_sample(11, pixels=96)
+    other = render.mirrored(sample)
+    back = render.mirrored(other)
+    assert back.meta == sample.meta and back.masks == sample.masks
+    for rle, flipped in zip(sample.masks, other.masks, strict=True):
+        assert (render._decoded(rle)[:, ::-1] == render._decoded(flipped)).all()
+    assert len(sample.masks) > 1
+    for i in range(len(sample.masks)):
+        for j in range(len(sample.masks)):
+            swapped = {"left": "right", "right": "left"}
+            held = {swapped.get(word, word) for word in relations(sample.meta, i, j)}
+            assert relations(other.meta, i, j) == held
+    pixels, mirror = np.asarray(sample.picture()).astype(int), np.asarray(other.picture()).astype(int)
+    assert np.abs(pixels[:, ::-1] - mirror).mean() < 3  # JPEG twice
+
+
 def test_a_seed_gives_the_same_record_whatever_the_workers_and_a_stopped_run_goes_on(
     mitsuba, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render, "SHARD", 2)
     render.render_shards(3, tmp_path / "a", seed=7, workers=1, pixels=64)
     render.render_shards(4, tmp_path / "b", seed=7, workers=2, pixels=64)
+    render.render_shards(2, tmp_path / "c", seed=7, workers=1, pixels=64, both=True)
     first, second = list(read_shards(tmp_path / "a")), list(read_shards(tmp_path / "b"))
+    assert list(read_shards(tmp_path / "c")) == [*first[:2], *map(render.mirrored, first[:2])]
     assert len(first) == 3 and first == second[:3]
     assert first[0].picture().width ** 2 < 64**2 * 2 and all(s.meta["seed"] == 7 + i for i, s in enumerate(second))
     assert all(len(s.masks) == len(s.meta["things"]) for s in second)

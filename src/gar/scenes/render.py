@@ -365,6 +365,12 @@ def render_scene(world: World, seed: int) -> Scene:
 # --- Shards ----------------------------------------------------------------------------------------------------------
 
 
+def _decoded(rle: dict[str, Any]) -> np.ndarray:
+    from pycocotools import mask as coco
+
+    return coco.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]
+
+
 def _rle(mask: np.ndarray) -> dict[str, Any]:
     from pycocotools import mask as coco
 
@@ -394,15 +400,39 @@ def render_sample(
         "rows": scene.rows,
         "mirror": None if scene.mirror is None else _rle(scene.mirror),
     }
+    return _told(scene.picture, [_rle(m) for m in scene.masks], facts, f"talk {seed}", num_turns)
+
+
+def _told(picture: Image.Image, masks: list[dict[str, Any]], facts: dict[str, Any], seed: str, num: int) -> Sample:
     data = io.BytesIO()
-    scene.picture.save(data, "JPEG", quality=92, subsampling=0)
-    turns = talk(facts, Random(f"talk {seed}"), num_turns)
-    return Sample(data.getvalue(), [_rle(m) for m in scene.masks], turns, f"scenes/{generator}", LICENCE, facts)
+    picture.save(data, "JPEG", quality=92, subsampling=0)
+    turns = talk(facts, Random(seed), num)
+    return Sample(data.getvalue(), masks, turns, f"scenes/{facts['generator']}", LICENCE, facts)
 
 
-def _render_shard(job: tuple[Path, list[int], str, dict[str, float] | None, int]) -> int:
-    path, seeds, split, generators, pixels = job
-    return write_shard([render_sample(seed, split, generators, pixels) for seed in seeds], path)
+def mirrored(sample: Sample, num_turns: int = 48) -> Sample:
+    """The scene with left and right exchanged, as true a scene as the first, with questions of its own."""
+    facts = sample.meta
+    width = facts["size"][0]
+
+    def flipped(thing: dict[str, Any]) -> dict[str, Any]:
+        (x0, y0, x1, y1), (x, y, z) = thing["box"], thing["xyz"]
+        return thing | {"box": [width - x1, y0, width - x0, y1], "xyz": [-x, y, z]}
+
+    facts = facts | {
+        "things": [flipped(thing) for thing in facts["things"]],
+        "rows": [row[::-1] for row in facts["rows"]],
+        "mirror": facts["mirror"] and _rle(_decoded(facts["mirror"])[:, ::-1]),
+    }
+    masks = [_rle(_decoded(rle)[:, ::-1]) for rle in sample.masks]
+    picture = sample.picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _told(picture, masks, facts, f"mirrored talk {facts['seed']}", num_turns)
+
+
+def _render_shard(job: tuple[Path, list[int], str, dict[str, float] | None, int, bool]) -> int:
+    path, seeds, split, generators, pixels, both = job
+    samples = [render_sample(seed, split, generators, pixels) for seed in seeds]
+    return write_shard([*samples, *map(mirrored, samples)] if both else samples, path) // (1 + both)
 
 
 def render_shards(
@@ -413,10 +443,14 @@ def render_shards(
     split: str = "train",
     generators: dict[str, float] | None = None,
     pixels: int = 224,
+    both: bool = False,
 ) -> None:
     """Render the scenes of seeds seed .. seed + num - 1 into `out`/{split}-{index:05d}.parquet, 50 to a file.
 
     A file that exists is kept, so that a stopped run goes on where it was. A scene depends on its seed alone.
+
+    Args:
+        both: write each scene's mirror image (`mirrored`) too: twice the records for little more time.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
@@ -428,7 +462,7 @@ def render_shards(
         path = Path(out) / f"{split}-{index:05d}.parquet"
         seeds = list(range(seed + start, seed + min(start + SHARD, num)))
         if not path.exists():
-            jobs.append((path, seeds, split, generators, pixels))
+            jobs.append((path, seeds, split, generators, pixels, both))
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress("scenes", *columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=num, completed=num - sum(len(j[1]) for j in jobs))
@@ -443,13 +477,11 @@ def render_shards(
 
 def contact_sheet(folder: str | Path, path: str | Path, num: int = 24, columns: int = 6) -> None:
     """A PNG of the first `num` pictures of a folder of shards, with the outline of every region."""
-    from pycocotools import mask as coco
-
     cells = []
     for sample, _ in zip(read_shards(folder), range(num), strict=False):
         picture = np.array(sample.picture())
         for i, rle in enumerate(sample.masks):
-            mask = coco.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]
+            mask = _decoded(rle)
             inner = mask.copy()
             for axis in (0, 1):
                 inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
