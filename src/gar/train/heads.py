@@ -16,8 +16,12 @@ from gar.data.packing import Pack
 from gar.inputs.prompt import IGNORED
 
 ATTRIBUTES = ("category", "color", "material", "pattern", "kind")
-PAIRS = ("left", "front")
+SIDES = ("left", "front")
+LINKS = ("on", "inside", "leaning on", "next to", "reflection of")
+PAIRS = (*SIDES, *LINKS)
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
+LEAST_AREA = {"color": 0.0012, "material": 0.014, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
+OTHER_AREA = 0.006
 
 
 class RegionHeads(nn.Module):
@@ -36,10 +40,10 @@ class RegionHeads(nn.Module):
 
     def forward(self, summaries_RD: Tensor, packs: list[Pack]) -> tuple[Tensor, dict[str, tuple[int, int]]]:
         """The sum of all losses, and for each head (right, asked)."""
-        things = [p.sample.meta["things"][i] for p in packs for i in p.things]
+        things = [(p.sample.meta["things"][i], p.sample.meta["size"]) for p in packs for i in p.things]
         losses, right = [], {}
         for name, head in self.attributes.items():
-            target_R = torch.tensor([self._label(name, thing) for thing in things])
+            target_R = torch.tensor([self._label(name, thing, size) for thing, size in things])
             known = target_R != IGNORED
             if known.any():
                 logits = head(summaries_RD[known])
@@ -49,38 +53,45 @@ class RegionHeads(nn.Module):
         if len(first):
             logits_NP = self.pairs(torch.cat([summaries_RD[first], summaries_RD[second]], 1))
             known = target_NP >= 0
-            if known.any():
-                losses.append(F.binary_cross_entropy_with_logits(logits_NP[known], target_NP[known]))
+            each_NP = F.binary_cross_entropy_with_logits(logits_NP, target_NP.clamp(min=0), reduction="none")
+            for part in (slice(len(SIDES)), slice(len(SIDES), None)):  # links are rare, and would drown the sides
+                if known[:, part].any():
+                    losses.append(each_NP[:, part][known[:, part]].mean())
             for column, name in enumerate(PAIRS):
                 asked = known[:, column]
                 hit = (logits_NP[asked, column] > 0) == (target_NP[asked, column] > 0.5)
                 right[name] = (int(hit.sum()), int(asked.sum()))
         return sum(losses, summaries_RD.new_zeros(())), right
 
-    def _label(self, name: str, thing: dict[str, Any]) -> int:
+    def _label(self, name: str, thing: dict[str, Any], size: list[int]) -> int:
         if name != "kind" and thing["visible"] < LEAST_VISIBLE:
+            return IGNORED
+        if thing["area"] < LEAST_AREA.get(name, OTHER_AREA) * size[0] * size[1]:
             return IGNORED
         return self.words[name].index(thing[name]) if thing.get(name) in self.words[name] else IGNORED
 
 
 def _pairs(packs: list[Pack]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ordered pairs of regions of one picture, and whether the first is left and in front; -1 for a close call."""
+    """Ordered pairs of regions of one picture, and for each of `PAIRS` whether it holds; -1 for a close call."""
     first, second, target = [], [], []
     offset = 0
     for p in packs:
-        things = [p.sample.meta["things"][i] for i in p.things]
-        width = p.sample.meta["size"][0]
-        for i, a in enumerate(things):
-            for j, b in enumerate(things):
+        meta = p.sample.meta
+        width = meta["size"][0]
+        touching = {tuple(relation) for relation in meta["relations"]}
+        for place, i in enumerate(p.things):
+            for other, j in enumerate(p.things):
                 if i == j:
                     continue
+                a, b = meta["things"][i], meta["things"][j]
                 dx = (b["box"][0] + b["box"][2] - a["box"][0] - a["box"][2]) / 2 / width
                 left = float(dx > 0) if abs(dx) > 0.05 else -1.0
                 real = a["kind"] == b["kind"] == "object"
                 dz = b["depth"] - a["depth"]
                 front = float(dz > 0) if real and abs(dz) > 0.1 * min(a["depth"], b["depth"]) else -1.0
-                first.append(offset + i)
-                second.append(offset + j)
-                target.append([left, front])
-        offset += len(things)
+                links = [float((i, word, j) in touching) if real else -1.0 for word in LINKS[:-1]]
+                first.append(offset + place)
+                second.append(offset + other)
+                target.append([left, front, *links, float(a["of"] == j)])
+        offset += len(p.things)
     return torch.tensor(first, dtype=torch.long), torch.tensor(second, dtype=torch.long), torch.tensor(target)

@@ -7,6 +7,7 @@ same code as for the released checkpoints.
 from __future__ import annotations
 
 import io
+import os
 import random
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image, ImageEnhance, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
@@ -29,7 +31,7 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import ATTRIBUTES, RegionHeads
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
-from gar.train.trainer import train
+from gar.train.trainer import rank_and_world, train
 
 NUM_PROMPTS = 16
 BOS, EOS, PAD, IMAGE, ANSWER = "<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>"
@@ -208,23 +210,30 @@ def open_accuracy(
 
 
 def run(
-    data: list[Path], validation: Path, out: Path, stages: list[Stage] | None = None, seed: int = 0, workers: int = 1
+    data: list[Path], validation: Path, out: Path, stages: list[Stage] | None = None, seed: int = 0, workers: int = 0
 ) -> None:
     """Train nano on rendered scenes, stage after stage, going on where an earlier run stopped.
+
+    On a CPU two processes of one thread each (`torchrun`) are faster than one of two.
 
     Args:
         data: folders of training shards (`gar scenes render`). validation: a folder of held-out ones.
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
     """
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    rank, world = rank_and_world()
     samples = [s for folder in data for s in read_shards(folder)]
     # A glance after each checkpoint; `gar scenes exam` is the measure, on scenes that decided nothing.
     held_out = list(islice(read_shards(validation), 64))
-    print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
-    if (out / "tokenizer").exists():
-        tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
-    else:
-        tokenizer = build_tokenizer(t for s in samples for turn in s.turns for t in (turn.question, turn.answer))
-        tokenizer.save_pretrained(out / "tokenizer")
+    if rank == 0:
+        print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
+        if not (out / "tokenizer").exists():
+            texts = (t for s in samples for turn in s.turns for t in (turn.question, turn.answer))
+            build_tokenizer(texts).save_pretrained(out / "tokenizer")
+    if world > 1:
+        dist.barrier()
+    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     model = build(tokenizer, seed)
     processor = GARProcessor(model.config, tokenizer)
     words = {name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES}
@@ -235,7 +244,8 @@ def run(
             model, processor, samples, stage, out / stage.name,
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=500,
         )  # fmt: skip
-    export(model, processor, out / "model")
+    if rank == 0:
+        export(model, processor, out / "model")
 
 
 def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:

@@ -12,7 +12,8 @@ class Stage:
     steps: optimiser steps. batch: pictures a step. turns, regions: at most so many a picture.
     language: whether the language model reads the turns; without, only the auxiliary heads train.
     train_tower: whether gradients reach the vision tower and the mask embedding.
-    rate: peak learning rate, after `warmup` steps, then cosine to zero. tower_rate: the tower's, as a factor of it.
+    rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
+        tower's, and that of the mask embedding and of everything between tower and language model, as factors of it.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     """
@@ -26,20 +27,24 @@ class Stage:
     train_tower: bool = True
     rate: float = 1e-3
     tower_rate: float = 0.3
+    vision_rate: float = 1.0
     warmup: int = 50
+    floor: float = 0.0
     weight_decay: float = 0.01
     heads: float = 1.0
     ranking: float = 1.0
 
 
 def nano() -> list[Stage]:
-    """The built-in model: vision with heads, then the language model on it, with vision frozen.
+    """The built-in model: vision with heads, then the language model on frozen vision, then everything together.
 
     Whether training both at once is better or worse has not been settled (docs/log.md).
     """
     return [
-        Stage("vision", steps=650, batch=16, turns=1, regions=8, language=False, warmup=40),
+        Stage("vision", steps=1100, batch=16, turns=1, regions=8, language=False, warmup=40, floor=0.05),
         Stage(
-            "language", steps=2650, batch=4, turns=14, regions=6, train_tower=False, rate=1.5e-3, heads=0.2, warmup=80
+            "language", steps=4500, batch=4, turns=16, regions=8, train_tower=False, rate=1.5e-3, heads=0.2,
+            warmup=80, floor=1.0,
         ),
-    ]
+        Stage("joint", steps=5000, batch=4, turns=16, regions=8, rate=1.5e-3, tower_rate=0.1, vision_rate=0.2),
+    ]  # fmt: skip

@@ -1,7 +1,8 @@
 """The training loop: stages over packed samples, resumable to the exact step.
 
 What a step sees depends on the seed and the step's number alone, so a run that was killed goes on as if it had not
-been. Checkpoints are safetensors, written to a temporary folder that is then renamed.
+been. Checkpoints are safetensors, written to a temporary folder that is then renamed. Under `torchrun` every process
+takes its part of each step's pictures, and the gradients are the mean of theirs.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,13 +36,21 @@ from gar.train.recipes import Stage
 Augment = Callable[[Image.Image, random.Random], Image.Image]
 
 
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many train together."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 class Steps(Dataset):
-    """Step number -> the packs of that step."""
+    """Step number -> this process's packs of that step."""
 
     def __init__(
         self, samples: list[Sample], processor: GARProcessor, stage: Stage, seed: int, augment: Augment | None
     ):
         self.samples, self.processor, self.stage, self.seed, self.augment = samples, processor, stage, seed, augment
+        self.rank, self.world = rank_and_world()
+        if stage.batch % self.world:
+            raise ValueError(f"{stage.batch} pictures a step cannot be shared evenly by {self.world} processes")
 
     def __len__(self) -> int:
         return self.stage.steps
@@ -47,8 +58,9 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> list[Pack]:
         """Samples in a fresh order each epoch; one that yields no pack is passed over for the next."""
         packs: list[Pack] = []
-        place = step * self.stage.batch
-        while len(packs) < self.stage.batch:
+        share = self.stage.batch // self.world
+        place = step * self.stage.batch + self.rank * share
+        while len(packs) < share:
             epoch, index = divmod(place, len(self.samples))
             rng = random.Random(f"{self.seed}/{self.stage.name}/{place}")
             sample = self.samples[self._order(epoch)[index]]
@@ -88,6 +100,7 @@ def train(
     workers: int = 1,
 ) -> None:
     """Run one stage, from its last checkpoint in `out` if there is one. Ends with the trained weights in the model."""
+    rank, world = rank_and_world()
     optimizer, scale_at = _optimizer(model, heads, stage)
     start = _resume(out, model, heads, optimizer)
     steps = Steps(samples, processor, stage, seed, augment)
@@ -100,12 +113,20 @@ def train(
         prefetch_factor=4 if workers else None,
     )
     out.mkdir(parents=True, exist_ok=True)
-    (out / "stage.json").write_text(json.dumps(asdict(stage) | {"seed": seed, "samples": len(samples)}, indent=2))
-    log = (out / "log.jsonl").open("a")
+    about = asdict(stage) | {"seed": seed, "samples": len(samples), "processes": world}
+    if rank == 0:
+        (out / "stage.json").write_text(json.dumps(about, indent=2))
     model.train()
     model.model.vision_tower.eval()  # its batch norms keep their statistics: batches here are small
     sums: Counter[str] = Counter()
     began = time.monotonic()
+
+    def tell(line: dict) -> None:
+        if rank == 0:
+            print(f"{stage.name} {json.dumps(line)}", file=sys.stderr, flush=True)
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
     for step, packs in enumerate(loader, start=start):
         for group, rate in zip(optimizer.param_groups, scale_at, strict=True):
             group["lr"] = rate * _schedule(step, stage)
@@ -114,26 +135,46 @@ def train(
             raise RuntimeError(f"the loss is {loss.item()} at step {step} of {stage.name}: {out} has the last good one")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        _share_gradients(optimizer, world)
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
         optimizer.step()
         sums.update(figures)
         if (step + 1) % log_every == 0 or step + 1 == stage.steps:
-            line = _averages(sums) | {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
+            tell(_averages(_total(sums)) | {"step": step + 1, "seconds": round(time.monotonic() - began, 1)})
             sums.clear()
-            print(f"{stage.name} {json.dumps(line)}", file=sys.stderr, flush=True)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
         if (step + 1) % save_every == 0 or step + 1 == stage.steps:
-            _save(out, step + 1, model, heads, optimizer)
-            if validate:
+            if rank == 0:
+                _save(out, step + 1, model, heads, optimizer)
+            if rank == 0 and validate:
                 model.eval()
-                line = {"step": step + 1, "validation": validate()}
+                tell({"step": step + 1, "validation": validate()})
                 model.train()
                 model.model.vision_tower.eval()
-                print(f"{stage.name} {json.dumps(line)}", file=sys.stderr, flush=True)
-                log.write(json.dumps(line) + "\n")
-                log.flush()
     model.eval()
+
+
+def _share_gradients(optimizer: torch.optim.Optimizer, world: int) -> None:
+    """Every process's gradients become the mean of all: what one process gets from the mean of their losses."""
+    if world == 1:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    flat = torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for p, part in zip(parameters, (flat / world).split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
+
+
+def _total(sums: Counter[str]) -> Counter[str]:
+    """The figures of all processes together."""
+    _, world = rank_and_world()
+    if world == 1:
+        return sums
+    every: list[Any] = [None] * world
+    dist.all_gather_object(every, sums)
+    total: Counter[str] = Counter()
+    for one in every:
+        total.update(one)
+    return total
 
 
 def _loss(
@@ -183,23 +224,23 @@ def _averages(sums: Counter[str]) -> dict[str, float]:
 def _optimizer(
     model: GARForConditionalGeneration, heads: RegionHeads | None, stage: Stage
 ) -> tuple[torch.optim.AdamW, list[float]]:
-    tower, rest = [], []
+    tower, between, rest = [], [], []
     for name, parameter in model.named_parameters():
         in_tower = ".vision_tower." in name
         vision = in_tower or any(part in name for part in ("mask_patch", "pyramid", "projector"))
         used = (stage.train_tower or not vision) and (stage.language or ".language_model." not in name)
         parameter.requires_grad_(used)
         if used:
-            (tower if in_tower else rest).append(parameter)
+            (tower if in_tower else between if vision else rest).append(parameter)
     if heads is not None and stage.heads:
         rest += list(heads.parameters())
     groups, rates = [], []
-    for parameters, rate in ((tower, stage.rate * stage.tower_rate), (rest, stage.rate)):
+    for parameters, factor in ((tower, stage.tower_rate), (between, stage.vision_rate), (rest, 1.0)):
         for decay in (stage.weight_decay, 0.0):
             chosen = [p for p in parameters if (p.ndim > 1) == (decay > 0)]
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay})
-                rates.append(rate)
+                rates.append(stage.rate * factor)
     return torch.optim.AdamW(groups, lr=stage.rate, betas=(0.9, 0.98)), rates
 
 
@@ -207,7 +248,7 @@ def _schedule(step: int, stage: Stage) -> float:
     if step < stage.warmup:
         return (step + 1) / stage.warmup
     done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    return stage.floor + (1 - stage.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _save(
