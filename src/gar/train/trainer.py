@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 import sys
 import time
@@ -224,11 +225,13 @@ def _averages(sums: Counter[str]) -> dict[str, float]:
 def _optimizer(
     model: GARForConditionalGeneration, heads: RegionHeads | None, stage: Stage
 ) -> tuple[torch.optim.AdamW, list[float]]:
+    early = rf"mask_patch|\.(conv_stem|bn1|blocks\.[0-{stage.frozen_blocks - 1}])\."
     tower, between, rest = [], [], []
     for name, parameter in model.named_parameters():
         in_tower = ".vision_tower." in name
         vision = in_tower or any(part in name for part in ("mask_patch", "pyramid", "projector"))
         used = (stage.train_tower or not vision) and (stage.language or ".language_model." not in name)
+        used = used and not (stage.frozen_blocks and re.search(early, name))
         parameter.requires_grad_(used)
         if used:
             (tower if in_tower else between if vision else rest).append(parameter)
