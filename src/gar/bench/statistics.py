@@ -1,0 +1,89 @@
+"""Estimates with 95 % intervals, and paired tests between two runs.
+
+Items that show one picture are not independent, so everything but a plain proportion is resampled by pictures. Knows
+numbers only; scipy comes with the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure. `low` and `high` bound its 95 % interval (NaN where under two pictures leave nothing to resample)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def json(self) -> dict[str, Any]:
+        """{"value", "ci95": [low, high], "n"}; what is not a number becomes null."""
+        value, low, high = (None if math.isnan(x) else round(x, 6) for x in (self.value, self.low, self.high))
+        return {"value": value, "ci95": [low, high], "n": self.n}
+
+
+def proportion(right: int, total: int) -> Estimate:
+    """A share of independent items, with Wilson's interval."""
+    from scipy.stats import binomtest
+
+    if not total:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    interval = binomtest(right, total).proportion_ci(0.95, "wilson")
+    return Estimate(right / total, interval.low, interval.high, total)
+
+
+def mean(values: Sequence[float], pictures: Sequence[Hashable]) -> Estimate:
+    """A mean over items, resampled by their pictures."""
+    return ratio(values, [1.0] * len(values), pictures)
+
+
+def ratio(above: Sequence[float], below: Sequence[float], pictures: Sequence[Hashable], scale: float = 1) -> Estimate:
+    """`scale` times the sum of one figure of the items over the sum of another, resampled by their pictures."""
+    from scipy.stats import bootstrap
+
+    names = {name: k for k, name in enumerate(dict.fromkeys(pictures))}
+    where = [names[name] for name in pictures]
+    tops, bottoms = (np.bincount(where, np.asarray(x, float), len(names)) for x in (above, below))
+    if not sum(bottoms):
+        return Estimate(math.nan, math.nan, math.nan, len(above))
+    value = scale * tops.sum() / bottoms.sum()
+    if len(names) < 2:
+        return Estimate(value, math.nan, math.nan, len(above))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        interval = bootstrap(
+            (tops, bottoms),
+            lambda top, bottom, axis=-1: scale * top.sum(axis) / bottom.sum(axis),
+            n_resamples=RESAMPLES,
+            paired=True,
+            method="percentile",
+            batch=1000,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    return Estimate(float(value), float(interval.low), float(interval.high), len(above))
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """The exact p-value that two runs, right or wrong on the same items, differ by chance."""
+    from scipy.stats import binomtest
+
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
+def letter_prior(letters: Sequence[str], types: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """By type: the most frequent right letter, and how many items always saying it would get."""
+    by_type: dict[str, Counter[str]] = defaultdict(Counter)
+    for letter, kind in zip(letters, types, strict=True):
+        by_type[kind][letter] += 1
+    return {kind: counts.most_common(1)[0] for kind, counts in by_type.items()}

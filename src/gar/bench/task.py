@@ -1,0 +1,501 @@
+"""What a benchmark is, how a model is run on one, and how its answers become scores.
+
+A benchmark is one short file: a `Benchmark` that reads its published files, puts the questions for a judge and scores
+an answer. Everything that benchmarks share is here. Knows pictures, regions and a predictor's public door; knows no
+benchmark, no judge's endpoint and no statistics of two runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from gar.bench.judges import Judge, Question, ask_all
+from gar.bench.statistics import Estimate, mean
+from gar.regions import Region, load_image
+
+if TYPE_CHECKING:
+    from gar.predictor import Predictor
+
+PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
+CACHE = Path("~/.cache/gar/bench").expanduser()
+NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
+NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a model is asked.
+
+    id: names it within its benchmark.
+    image: the picture's file, from the folder of the annotations.
+    masks: its regions `<Prompt0>`, `<Prompt1>`, ..., in pixels of the picture: COCO RLEs, or {"box": [x0, y0, x1, y1]}.
+    question: what is asked; None asks for a description of each region.
+    choices: the options with their letters ("A. red").
+    picture: what the file shows: items of one picture may have files of their own. Intervals resample pictures.
+    truth: what an answer is measured by, in the benchmark's own form.
+    """
+
+    id: str
+    image: str
+    masks: tuple[dict[str, Any], ...]
+    question: str | None = None
+    choices: tuple[str, ...] = ()
+    type: str = ""
+    picture: str = ""
+    truth: Any = None
+
+    def regions(self) -> list[Region]:
+        """The regions as prompts. Raises ValueError where one is malformed."""
+        return [Region.box(*mask["box"]) if "box" in mask else Region.rle(mask) for mask in self.masks]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an answer is worth.
+
+    value: None is "unscored", which is not 0; `explanation` then says why, what comes before a colon being the reason
+        that such items are counted under.
+    parts: further figures of the item, by name.
+    replies: what the judge said, or None where it gave no reply.
+    """
+
+    value: float | None
+    answer: str
+    explanation: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+    replies: tuple[str | None, ...] = ()
+
+
+class Benchmark:
+    """A benchmark's files, protocol and arithmetic. Each file of this folder that is named after one holds it."""
+
+    name: str
+    title: str
+    annotations: str
+    """The file that marks the folder of the published data, and holds the items."""
+    judged = True
+    wording = ""
+    """The judge's question with `$fields` (`string.Template`), in our own words; its first line is its version."""
+    self_contained = False
+    """A published predictions file repeats the annotations."""
+    source = ""
+    """The address before the names of `files`."""
+    files: dict[str, str] = {}
+    """The published files that `gar bench fetch` downloads, with their SHA-256."""
+
+    def items(self, path: Path) -> list[Item]:
+        """All items, from the file of annotations and those beside it."""
+        raise NotImplementedError
+
+    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
+        """Answers by item, from the parsed content of a published predictions file."""
+        raise NotImplementedError
+
+    def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
+        """What a judge has to be asked about an answer. Without a folder, no pictures."""
+        return []
+
+    def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
+        """The published judge's replies by item, one for each question; or why an item has none."""
+        raise ValueError(f"{self.name} has no judge, so it takes no verdicts")
+
+    def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
+        """An answer's worth, by the judge's replies (None: it gave none) to `questions`.
+
+        published: read the replies as the published script does, instead of strictly.
+        """
+        raise NotImplementedError
+
+    def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
+        """The figures, without what is unscored."""
+        return {"score": average(items, [score.value for score in scores])}
+
+    def as_published(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
+        """The figures by the published arithmetic: its rounding, and its value for replies that cannot be parsed."""
+        return {}
+
+    def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
+        """What a reader of the figures has to know."""
+        return []
+
+
+def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
+    """The mean of the values that there are, resampled by pictures."""
+    there = [(value, item.picture) for item, value in zip(items, values, strict=True) if value is not None]
+    return mean([value for value, _ in there], [picture for _, picture in there])
+
+
+def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = None) -> tuple[list[Item], Path]:
+    """All items, and the folder that their pictures are named from.
+
+    Args:
+        data: the folder of the published files, or one up to two levels above it, or the file of annotations itself.
+            Without it: three folders that hold the predictions, and those in them; then where `gar bench fetch` puts
+            the files; then the predictions themselves, where they repeat the annotations.
+
+    Raises:
+        ValueError: there are no annotations, or they are not of this benchmark.
+    """
+    name = benchmark.annotations
+    if data is not None and not data.exists():
+        raise ValueError(f"--data {data}: no such folder")
+    if data is not None and data.is_file():
+        places = [data]
+    elif data is not None:
+        places = [path for depth in ("", "*/", "*/*/") for path in sorted(data.glob(depth + name))]
+    else:
+        folders = list(predictions.absolute().parents)[:3] if predictions else []
+        folders.append(CACHE / benchmark.name)
+        places = [path for folder in folders for depth in ("", "*/") for path in sorted(folder.glob(depth + name))]
+        if not places and predictions and benchmark.self_contained:
+            places = [predictions]
+    if not places:
+        where = f"in {data} or the two levels below it" if data else "beside the predictions"
+        raise ValueError(f"no {name} {where}: give the folder of {benchmark.name} with --data DIR")
+    try:
+        return benchmark.items(places[0]), places[0].parent
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{places[0]}: not the annotations of {benchmark.name}: {_missing(error)}") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, or the list of a JSON Lines file's lines."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        lines = [line for line in text.splitlines() if line.strip()]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise ValueError(f"{path}: neither JSON nor JSON Lines: {error}") from error
+
+
+def read_answers(benchmark: Benchmark, path: Path, items: Sequence[Item]) -> dict[str, str]:
+    """Answers by item, from a file that `run` wrote or a published one.
+
+    Raises:
+        ValueError: the file is of another benchmark, or holds no answer to any item.
+    """
+    rows = read_json(path)
+    if (facts := _run_facts(rows)) is None:
+        try:
+            answers = benchmark.answers(rows, items)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{path}: not a predictions file of {benchmark.name}: {_missing(error)}") from error
+    elif facts["benchmark"] != benchmark.name:
+        raise ValueError(f"{path}: a run of {facts['benchmark']}, not of {benchmark.name}")
+    else:
+        known = {item.id for item in items}
+        answers = {row["id"]: row["answer"] for row in rows[1:] if "answer" in row and row["id"] in known}
+    if not answers:
+        raise ValueError(f"{path}: no answer to any item of {benchmark.name}")
+    return answers
+
+
+def _run_facts(rows: Any) -> dict[str, Any] | None:
+    """What was run, where the file is one that `run` wrote."""
+    first = rows[0] if isinstance(rows, list) and rows else None
+    return first["run"] if isinstance(first, dict) and "run" in first else None
+
+
+def is_circular(path: Path) -> bool:
+    """Whether a file was written by a run with rotated choices."""
+    return bool((_run_facts(read_json(path)) or {}).get("circular"))
+
+
+def _missing(error: Exception) -> str:
+    return f"no {error.args[0]!r}" if isinstance(error, KeyError) and error.args else str(error)
+
+
+def evaluate(
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    answers: dict[str, str],
+    *,
+    verdicts: Path | None = None,
+    judge: Judge | None = None,
+    folder: Path | None = None,
+    wording: str | None = None,
+) -> list[Score]:
+    """The score of each item, in order.
+
+    Args:
+        verdicts: a published file of a judge's replies, instead of a judge.
+        folder: of the pictures for the judge; None sends it none.
+        wording: the judge's question, instead of the benchmark's own.
+
+    Raises:
+        ValueError: the benchmark needs a judge or verdicts; the verdicts are not of this benchmark.
+    """
+    replies: dict[str, list[str | None] | str] = {}
+    errors: dict[str, str] = {}
+    published = False
+    if verdicts is not None:
+        rows = read_json(verdicts)
+        published = not (isinstance(rows, dict) and "items" in rows)
+        try:
+            replies = benchmark.verdicts(rows, items, answers) if published else _kept_replies(rows["items"], answers)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{verdicts}: not verdicts of {benchmark.name}: {_missing(error)}") from error
+    elif judge is not None:
+        replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder)
+    elif benchmark.judged:
+        raise ValueError(
+            f"{benchmark.name} needs a judge: give --judge URL --judge-model ID, or stored replies with --verdicts FILE"
+        )
+
+    def score(item: Item) -> Score:
+        if (answer := answers.get(item.id)) is None:
+            return Score(None, "", NO_ANSWER)
+        mine = replies.get(item.id, NO_VERDICT) if benchmark.judged else []
+        if isinstance(mine, str):
+            return Score(None, answer, mine)
+        found = replace(benchmark.score(item, answer, mine, published), replies=tuple(mine))
+        if found.value is None and item.id in errors:
+            return replace(found, explanation=f"{NO_REPLY}: {errors[item.id]}")
+        return found
+
+    return [score(item) for item in items]
+
+
+def _ask(
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    answers: dict[str, str],
+    judge: Judge,
+    wording: str,
+    folder: Path | None,
+) -> tuple[dict[str, list[str | None] | str], dict[str, str]]:
+    """A judge's replies by item, and the errors of those questions that it did not answer."""
+    asked: list[str] = []
+
+    def questions() -> Iterator[Question]:
+        for item in items:
+            if item.id in answers:
+                for question in benchmark.questions(item, answers[item.id], wording, folder):
+                    asked.append(item.id)
+                    yield question
+
+    found = dict(ask_all(judge, questions()))
+    replies: dict[str, list[str | None] | str] = {}
+    errors: dict[str, str] = {}
+    for index, name in enumerate(asked):
+        mine = replies.setdefault(name, [])
+        assert isinstance(mine, list)
+        mine.append(found[index].text)
+        if found[index].error is not None:
+            errors[name] = str(found[index].error)
+    return replies, errors
+
+
+def _kept_replies(rows: Sequence[dict[str, Any]], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
+    """The replies in a file that `gar bench score --out` wrote."""
+    return {
+        row["id"]: row["replies"] if row["answer"] == answers.get(row["id"]) else OTHER_ANSWER
+        for row in rows
+        if row["replies"]
+    }
+
+
+def result(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
+    """The figures of a run, in the form of `gar bench score --json`."""
+    figures = benchmark.summary(items, scores)
+    return {
+        "benchmark": benchmark.name,
+        "n": len(items),
+        "scores": {name: estimate.json() for name, estimate in figures.items() if not math.isnan(estimate.value)},
+        "as_published": benchmark.as_published(items, scores),
+        "unscored": Counter(score.explanation.partition(":")[0] for score in scores if score.value is None),
+        "notes": benchmark.notes(items, scores),
+    }
+
+
+def rotated(items: Sequence[Item]) -> list[Item]:
+    """Each item once for every place that its right choice can have; one without choices stays."""
+    return [
+        replace(item, id=f"{item.id}@{shift}", choices=choices, truth=letter)
+        for item in items
+        for shift, choices, letter in _rotations(item)
+    ]
+
+
+def _rotations(item: Item) -> Iterator[tuple[int, tuple[str, ...], Any]]:
+    texts = [choice.partition(". ")[2] for choice in item.choices]
+    for shift in range(max(len(texts), 1)):
+        order = texts[-shift:] + texts[:-shift] if shift else texts
+        choices = tuple(f"{chr(ord('A') + k)}. {text}" for k, text in enumerate(order))
+        letter = chr((ord(item.truth) - ord("A") + shift) % len(texts) + ord("A")) if texts else item.truth
+        yield shift, choices, letter
+
+
+def in_every_order(items: Sequence[Item], scores: Sequence[Score]) -> list[Score]:
+    """The scores of `items` from those of `rotated(items)`: the lowest over the orders; unscored if one is."""
+    found = iter(scores)
+    together = []
+    for item in items:
+        mine = [next(found) for _ in range(max(len(item.choices), 1))]
+        worst = min(mine, key=lambda score: -1 if score.value is None else score.value)
+        together.append(replace(worst, parts={"orders": sum(score.value or 0 for score in mine) / len(mine)}))
+    return together
+
+
+def run(
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    folder: Path,
+    predictor: Predictor,
+    out: Path,
+    *,
+    view: str = "as-is",
+    many_regions: str = "left-out",
+    circular: bool = False,
+    batch_size: int = 8,
+    max_new_tokens: int = 256,
+) -> Counter[str]:
+    """Ask a model everything, and write a line for each item. A file that is there already is gone on with.
+
+    Descriptions are generated `batch_size` regions at once. Questions about the same regions of the same picture share
+    one encoding of it. The first line says what was run; the file of a stopped run ends as that of one that never
+    stopped.
+
+    Args:
+        out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
+        view: how picture and regions are shown (`gar.bench.views`).
+        many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
+            first ones are marked, the others stay names in the text that mean nothing.
+        circular: ask with the choices in every rotated order.
+
+    Returns:
+        How many items were left out, by reason.
+
+    Raises:
+        ValueError: no picture is there; the file is of another run.
+    """
+    from gar.bench.views import VIEWS
+
+    if view not in VIEWS:
+        raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
+    if many_regions not in ("left-out", "as-published"):
+        raise ValueError(f"--many-regions {many_regions}: expected left-out or as-published")
+    there = [item for item in items if item.image and (folder / item.image).is_file()]
+    if not there:
+        raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
+    facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
+    facts |= {"circular": circular, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    done = _resume(out, {"run": facts})
+    left_out = Counter({"the picture is missing": len(items) - len(there)})
+    most = predictor.model.config.max_prompts
+    with out.open("a", encoding="utf-8") as file:
+        for group in _progress(_groups(rotated(there) if circular else there, batch_size)):
+            for item, line in _answer(predictor, group, done, folder, VIEWS[view], most, many_regions, max_new_tokens):
+                file.write(json.dumps({"id": item.id, **line}) + "\n")
+                file.flush()
+    for row in read_json(out)[1:]:
+        if "skipped" in row:
+            left_out[row["skipped"]] += 1
+    return +left_out
+
+
+def _answer(
+    predictor: Predictor,
+    group: list[Item],
+    done: set[str],
+    folder: Path,
+    view: Any,
+    most: int,
+    many_regions: str,
+    max_new_tokens: int,
+) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """The lines of those items of a group that have none yet."""
+    todo = [item for item in group if item.id not in done]
+    if not todo:
+        return
+    if group[0].question is None:  # the whole group again: what shares a batch may differ in the last bits
+        pictures: dict[str, Image.Image] = {}
+        shown = []
+        for item in group:
+            if item.image not in pictures:
+                pictures[item.image] = load_image(folder / item.image)
+            shown.append(view(pictures[item.image], item.regions()))
+        answers = predictor.describe_batch(
+            [picture for picture, _ in shown], [regions for _, regions in shown], max_new_tokens=max_new_tokens
+        )
+        for item, mine in zip(group, answers, strict=True):
+            if item in todo:
+                confidence = sum(answer.confidence for answer in mine) / len(mine)
+                yield item, _line(together([answer.text for answer in mine]), confidence)
+        return
+    regions = group[0].regions()
+    if len(regions) > most and many_regions == "left-out":
+        yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in todo)
+        return
+    scene = predictor.open(*view(load_image(folder / group[0].image), regions[:most]))
+    for item in todo:
+        question, choices = (unmarked(text, most) for text in (item.question or "", "\n".join(item.choices)))
+        answer = scene.ask(question, choices.split("\n") if choices else None, max_new_tokens=max_new_tokens)
+        yield item, _line(answer.choice or answer.text, answer.confidence, answer.text)
+
+
+def _line(answer: str, confidence: float, text: str | None = None) -> dict[str, Any]:
+    return {"answer": answer, "text": answer if text is None else text, "confidence": round(confidence, 6)}
+
+
+def together(texts: Sequence[str]) -> str:
+    """Descriptions of several regions as one text."""
+    if len(texts) == 1:
+        return texts[0]
+    return "\n".join(f"<Region {number}>: {text}" for number, text in enumerate(texts, 1))
+
+
+def unmarked(text: str, most: int) -> str:
+    """The names of regions from `most` on without their brackets, so that they are words and no marks."""
+    return re.sub(r"<(Prompt(\d+))>", lambda name: name[0] if int(name[2]) < most else name[1], text)
+
+
+def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
+    """Items that are answered together: questions about the same regions, or descriptions by `size` items.
+
+    In an order that depends on nothing else, so that a run that was stopped has the batches of one that was not.
+    """
+    asked: dict[Any, list[Item]] = {}
+    described: dict[str, list[Item]] = {}
+    for item in items:
+        if item.question is None:
+            described.setdefault(item.image, []).append(item)
+        else:
+            asked.setdefault((item.picture or item.image, json.dumps(item.masks)), []).append(item)
+    flat = [item for group in described.values() for item in group]
+    return [flat[i : i + size] for i in range(0, len(flat), size)] + list(asked.values())
+
+
+def _resume(out: Path, header: dict[str, Any]) -> set[str]:
+    """The items that a file has already. Starts the file, or cuts off a line that was being written at its end."""
+    first = json.dumps(header) + "\n"
+    if not out.exists() or b"\n" not in (content := out.read_bytes()):
+        out.write_text(first, encoding="utf-8")
+        return set()
+    content = content[: content.rindex(b"\n") + 1]
+    lines = content.decode("utf-8").splitlines()
+    if lines[0] + "\n" != first:
+        raise ValueError(f"{out}: holds another run ({lines[0][:200]}): give another file, or remove it")
+    with out.open("r+b") as file:
+        file.truncate(len(content))
+    return {json.loads(line)["id"] for line in lines[1:]}
+
+
+def _progress(groups: Sequence[list[Item]]) -> Iterable[list[Item]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(groups, "asking", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())

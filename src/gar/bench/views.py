@@ -1,0 +1,169 @@
+"""Ways to show a picture and its regions to a model or a judge: as they are, with something hidden, moved or redrawn.
+
+A view takes an upright RGB picture and its regions, and returns both as they shall be shown. Knows pixels and masks;
+knows no model and no benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from gar.regions import Located, Region
+
+Shown = tuple[Image.Image, list[Region]]
+View = Callable[[Image.Image, Sequence[Region]], Shown]
+
+GRAY = (128, 128, 128)
+SMALLEST_CROP = 56  # pixels a side, before the surroundings are added
+SHIFT = 0.1  # of a region's width and height
+
+
+def as_is(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """Nothing changed."""
+    return picture, list(regions)
+
+
+def _outside(hidden: Callable[[Image.Image], Image.Image]) -> View:
+    """Everything outside the regions replaced."""
+
+    def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+        seen = np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+        return Image.composite(picture, hidden(picture), Image.fromarray(seen)), list(regions)
+
+    return view
+
+
+def _mean(picture: Image.Image) -> Image.Image:
+    color = np.asarray(picture).reshape(-1, 3).mean(0).round().astype(int)
+    return Image.new("RGB", picture.size, tuple(color.tolist()))
+
+
+def _blurred(picture: Image.Image) -> Image.Image:
+    return picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 20))
+
+
+def unmarked(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """The picture without its regions: each is the whole picture."""
+    return picture, [Region.box(0, 0, 1, 1, normalized=True) for _ in regions]
+
+
+def blind(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """The question alone: a gray picture, in which each region is everything."""
+    return unmarked(Image.new("RGB", picture.size, GRAY), regions)
+
+
+def _reshaped(change: Callable[[Located], np.ndarray]) -> View:
+    """Every mask changed; one of which nothing is left stays as it was."""
+
+    def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+        masks = [(change(found), found.mask) for found in (region.locate(*picture.size) for region in regions)]
+        return picture, [Region.mask(mask if mask.any() else before) for mask, before in masks]
+
+    return view
+
+
+def _steps(region: Located) -> int:
+    """A tenth of the side of a square of the region's area."""
+    return max(1, round(SHIFT * region.area**0.5))
+
+
+def _eroded(region: Located) -> np.ndarray:
+    import cv2
+
+    return cv2.erode(region.mask.astype(np.uint8), _disk(_steps(region)), borderValue=0).astype(bool)
+
+
+def _dilated(region: Located) -> np.ndarray:
+    import cv2
+
+    return cv2.dilate(region.mask.astype(np.uint8), _disk(_steps(region))).astype(bool)
+
+
+def _disk(radius: int) -> np.ndarray:
+    import cv2
+
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def _shifted(region: Located) -> np.ndarray:
+    x0, y0, x1, y1 = region.box
+    right, down = (max(1, round(SHIFT * side)) for side in (x1 - x0, y1 - y0))
+    moved = np.zeros_like(region.mask)
+    moved[down:, right:] = region.mask[:-down, :-right]
+    return moved
+
+
+def _boxed(region: Located) -> np.ndarray:
+    x0, y0, x1, y1 = region.box
+    mask = np.zeros_like(region.mask)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def points(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """Each region as one click on the pixel that lies deepest in it. A segmenter makes the mask (`gar.segment`)."""
+    import cv2
+
+    clicks = []
+    for region in regions:
+        mask = np.pad(region.locate(*picture.size).mask.astype(np.uint8), 1)
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        clicks.append(Region.point(float(x) + 0.5, float(y) + 0.5))
+    return picture, clicks
+
+
+def drawn(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """Each region a numbered box drawn on the picture, and no mark beside that: each is the whole picture."""
+    return unmarked(numbered(picture, [region.locate(*picture.size) for region in regions]), regions)
+
+
+def numbered(picture: Image.Image, regions: Sequence[Located], first: int = 0) -> Image.Image:
+    """A copy with the regions' boxes drawn on it, and their numbers at the top left corners."""
+    shown = picture.copy()
+    pen = ImageDraw.Draw(shown)
+    width = max(2, max(picture.size) // 300)
+    for number, region in enumerate(regions, first):
+        x0, y0, x1, y1 = region.box
+        pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=(0, 255, 0), width=width)
+        pen.rectangle(pen.textbbox((x0, y0), str(number), font_size=8 * width), fill=(0, 0, 0))
+        pen.text((x0, y0), str(number), fill=(255, 255, 255), font_size=8 * width)
+    return shown
+
+
+VIEWS: dict[str, View] = {
+    "as-is": as_is,
+    "gray": _outside(lambda picture: Image.new("RGB", picture.size, GRAY)),
+    "blur": _outside(_blurred),
+    "mean": _outside(_mean),
+    "unmarked": unmarked,
+    "blind": blind,
+    "eroded": _reshaped(_eroded),
+    "dilated": _reshaped(_dilated),
+    "shifted": _reshaped(_shifted),
+    "box": _reshaped(_boxed),
+    "point": points,
+    "drawn": drawn,
+}
+CONTEXT = ("as-is", "gray", "blur", "mean", "unmarked", "blind")
+ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "box", "point", "drawn")
+
+
+def focal_crop(picture: Image.Image, region: Located) -> tuple[Image.Image, Image.Image]:
+    """A region with its surroundings, and its mask (white on black) in the same frame, as judges are shown them.
+
+    Three times the region's box, which counts as 56 pixels a side at least, as far as the picture goes.
+    """
+    x0, y0, x1, y1 = region.box
+    width, height = max(x1 - x0, SMALLEST_CROP), max(y1 - y0, SMALLEST_CROP)
+    left, top = int((x0 + x1) / 2 - width / 2), int((y0 + y1) / 2 - height / 2)
+    frame = (
+        max(left - width, 0),
+        max(top - height, 0),
+        min(left + 2 * width, picture.width),
+        min(top + 2 * height, picture.height),
+    )
+    return picture.crop(frame), Image.fromarray(region.mask).convert("L").crop(frame)
