@@ -259,6 +259,11 @@ def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Imag
         raise ValueError(f"{name} of mode {upright.mode} cannot become RGB: {error}") from error
 
 
+def rle_area(rle: dict[str, Any]) -> int:
+    """How many pixels a COCO RLE sets, without unpacking it. Raises ValueError as `Region.rle`, but not where empty."""
+    return sum(_rle_runs(rle)[1::2])
+
+
 def _upright(image: str | os.PathLike[str] | Image.Image, name: str) -> Image.Image:
     """Decode and rotate as EXIF says: a copy. `name` begins every error."""
     try:
@@ -341,7 +346,14 @@ def _fill(xy: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """Bool (H, W) of a COCO RLE. Checked here because pycocotools reads past the end of malformed counts."""
+    """Bool (H, W) of a COCO RLE."""
+    runs = _rle_runs(rle)
+    height, width = (int(side) for side in rle["size"])
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
+
+
+def _rle_runs(rle: dict[str, Any]) -> list[int]:
+    """The runs of a COCO RLE. Checked here because pycocotools reads past the end of malformed counts."""
     if not isinstance(rle, dict) or "size" not in rle or "counts" not in rle:
         raise ValueError(f'RLE is {str(rle)[:80]}: it must be {{"size": [height, width], "counts": ...}}')
     size, counts = rle["size"], rle["counts"]
@@ -360,7 +372,7 @@ def _decode_rle(rle: dict[str, Any]) -> np.ndarray:
         raise ValueError(f"RLE has a run of {min(runs)}: no run may be negative")
     if sum(runs) != height * width:
         raise ValueError(f"RLE has counts that add up to {sum(runs)}: they must fill {height} x {width} pixels")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T.copy()
+    return runs
 
 
 def _is_integer(value: object) -> bool:
