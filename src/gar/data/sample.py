@@ -15,6 +15,23 @@ from typing import Any
 
 from PIL import Image
 
+from gar.inputs.prompt import prompts_named
+from gar.regions import DAMAGED, MAX_PIXELS, load_image, rle_area
+
+SMALLEST = 10  # pixels of a picture's side, as in the released data set
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class Unusable(ValueError):
+    """A record that cannot be trained on. `reason` is one of a few fixed phrases (docs/data.md), `detail` the case."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -48,8 +65,56 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def picture(self) -> Image.Image:
-        """The decoded picture, RGB."""
-        return Image.open(io.BytesIO(self.image)).convert("RGB")
+        """The decoded picture, upright, RGB. Raises Unusable where it is damaged, cut off, or too large."""
+        try:
+            return load_image(self._open())
+        except Unusable:
+            raise
+        except ValueError as error:
+            raise Unusable("damaged picture", str(error)) from error
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture, read from its header alone. Raises Unusable as `picture`."""
+        opened = self._open()
+        width, height = opened.size
+        return (height, width) if opened.getexif().get(0x0112) in _SIDEWAYS else (width, height)
+
+    def check(self) -> None:
+        """Find, without decoding the picture, what would make this sample useless in training.
+
+        Raises:
+            Unusable: with the reason.
+        """
+        width, height = self.size()
+        if min(width, height) < SMALLEST:
+            raise Unusable("picture too small", f"{width}x{height}, at least {SMALLEST} pixels a side are needed")
+        for k, mask in enumerate(self.masks):
+            try:
+                area = rle_area(mask)
+            except ValueError as error:
+                raise Unusable("damaged mask", f"mask {k}: {error}") from error
+            if list(mask["size"]) != [height, width]:
+                seen = f"{mask['size'][1]}x{mask['size'][0]}"
+                raise Unusable("mask of another size", f"mask {k} is {seen}, the picture {width}x{height}")
+            if not area:
+                raise Unusable("empty mask", f"mask {k} of {len(self.masks)} sets no pixel")
+        if not self.turns:
+            raise Unusable("no text", "no question with an answer")
+        for turn in self.turns:
+            texts = (turn.question, turn.answer, *turn.choices)
+            if not all(text.strip() for text in texts):
+                raise Unusable("no text", f"an empty question, answer or choice: {str(texts)[:80]}")
+            missing = [k for text in texts for k in prompts_named(text) if k >= len(self.masks)]
+            if missing:
+                raise Unusable("name without mask", f"<Prompt{missing[0]}> with {len(self.masks)} mask(s)")
+
+    def _open(self) -> Image.Image:
+        try:
+            return Image.open(io.BytesIO(self.image))
+        except Image.DecompressionBombError as error:
+            raise Unusable("picture too large", f"more than {MAX_PIXELS} pixels are not decoded") from error
+        except DAMAGED as error:
+            raise Unusable("damaged picture", f"{len(self.image)} bytes that no decoder knows") from error
 
 
 def write_shard(samples: Iterable[Sample], path: str | Path) -> int:
@@ -87,11 +152,21 @@ def read_shards(folder: str | Path) -> Iterator[Sample]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
             for row in batch.to_pylist():
-                yield Sample(
-                    image=row["image"],
-                    masks=json.loads(row["masks"]),
-                    turns=[Turn(**{**t, "choices": tuple(t["choices"])}) for t in json.loads(row["turns"])],
-                    source=row["source"],
-                    licence=row["licence"],
-                    meta=json.loads(row["meta"]),
-                )
+                yield sample_of(row)
+
+
+def sample_of(row: dict[str, Any]) -> Sample:
+    """A row of a shard -> the sample."""
+    return Sample(
+        image=row["image"],
+        masks=json.loads(row["masks"]),
+        turns=[turn_of(turn) for turn in json.loads(row["turns"])],
+        source=row["source"],
+        licence=row["licence"],
+        meta=json.loads(row["meta"]),
+    )
+
+
+def turn_of(fields: dict[str, Any]) -> Turn:
+    """The fields of a turn, as `asdict` gives them to JSON -> the turn."""
+    return Turn(**{**fields, "choices": tuple(fields.get("choices", ()))})
