@@ -1,0 +1,207 @@
+"""Public data sets with regions: COCO (instances, captions), LVIS, PSG, Visual Genome, RefCOCO; COCO is written too.
+
+Each reader takes what stands in the file and gives samples that are made when they are asked for. Masks are those of
+pycocotools, as everywhere. A crowd is no region.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gar.data.annotated import FILE, Annotation, annotated, annotations_of, box_in, gather, mask_pixels, place_picture
+from gar.data.files import Folder
+from gar.data.sample import Sample, Turn, Unusable
+from gar.data.stream import Lazy
+from gar.inputs.prompt import prompt_name
+from gar.regions import Located, Region, rle_area
+
+Raw = dict[str, Any]
+
+UNNAMED = "region"  # the category of a region without a name: COCO has no annotation without category
+CAPTION = "Describe the picture."
+_REFER = "Which words tell {} from everything else in the picture?"
+
+
+def coco_samples(content: Raw, pictures: Folder) -> Sequence[Sample]:
+    """COCO and LVIS: a name for each instance. An annotation's "caption" describes its region, or the whole picture."""
+    names = {category["id"]: category["name"].replace("_", " ") for category in content.get("categories", ())}
+    by_image = _grouped(content["annotations"], "image_id")
+    rows = [(image, by_image[image["id"]]) for image in content["images"]]
+    return Lazy(rows, partial(_coco_sample, names=names, pictures=pictures))
+
+
+def refcoco_samples(content: list[Raw], instances: Raw, pictures: Folder) -> Sequence[Sample]:
+    """RefCOCO, RefCOCO+, RefCOCOg: what people said to point at an object.
+
+    Args:
+        content: the references, {"image_id", "ann_id", "sentences": [{"raw" or "sent"}]}.
+        instances: the COCO file that they refer to.
+    """
+    annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
+    by_image = _grouped(content, "image_id")
+    rows = [(image, by_image[image["id"]]) for image in instances["images"] if image["id"] in by_image]
+    return Lazy(rows, partial(_refcoco_sample, annotations=annotations, pictures=pictures))
+
+
+def psg_samples(content: Raw, pictures: Folder) -> Sequence[Sample]:
+    """Panoptic scene graphs: segments of a panoptic PNG (id = R + 256 G + 65536 B), their names and relations."""
+    names = [
+        name.removesuffix("-merged").removesuffix("-other")
+        for key in ("thing", "stuff")
+        for name in content[f"{key}_classes"]
+    ]
+    predicates = content["predicate_classes"]
+    return Lazy(content["data"], partial(_psg_sample, names=names, predicates=predicates, pictures=pictures))
+
+
+def visual_genome_samples(content: list[Raw], pictures: Folder) -> Sequence[Sample]:
+    """Region descriptions of Visual Genome: a phrase for each box. Pictures lie in VG_100K and VG_100K_2, or beside."""
+    return Lazy(content, partial(_visual_genome_sample, pictures=pictures))
+
+
+def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
+    """Write regions, their names (as categories) and descriptions (as "caption") in COCO's format.
+
+    Pictures are written beside the file where they are not yet there.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        ValueError: a sample has other questions than the format holds.
+    """
+    path = Path(path)
+    images, annotations, categories = [], [], {UNNAMED: 1}
+    for number, sample in enumerate(samples):
+        width, height = sample.size()
+        name = place_picture(sample, path.parent, number)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for region in annotations_of(sample):
+            x0, y0, x1, y1 = Region.rle(region.mask).locate(width, height).box
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": categories.setdefault(region.name or UNNAMED, len(categories) + 1),
+                "segmentation": region.mask,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": rle_area(region.mask),
+                "iscrowd": 0,
+            }
+            annotations.append(annotation | ({"caption": region.text} if region.text else {}))
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content), encoding="utf-8")
+    temporary.rename(path)
+    return len(images)
+
+
+def _coco_sample(row: tuple[Raw, list[Raw]], names: dict[int, str], pictures: Folder) -> Sample:
+    image, raws = row
+    # LVIS gives no name of the file, but the address that ends in one.
+    name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
+    turns = [Turn(CAPTION, raw["caption"].strip(), "caption") for raw in raws if _is_caption(raw)]
+
+    def make(raw: Raw) -> Annotation:
+        noun = names[raw["category_id"]]
+        return Annotation(_mask(raw, image), "" if noun == UNNAMED else noun, raw.get("caption", ""))
+
+    kept, dropped = gather((raw for raw in raws if not _is_caption(raw)), make)
+    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped)
+
+
+def _refcoco_sample(row: tuple[Raw, list[Raw]], annotations: dict[int, Raw], pictures: Folder) -> Sample:
+    image, references = row
+    kept, dropped = gather(references, lambda reference: Annotation(_mask(annotations[reference["ann_id"]], image)))
+    turns = []
+    for k, number in enumerate(kept):
+        for sentence in references[number]["sentences"]:
+            turns.append(Turn(_REFER.format(prompt_name(k)), sentence.get("raw") or sentence["sent"], "referring"))
+    name = image["file_name"]
+    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped)
+
+
+def _psg_sample(row: Raw, names: list[str], predicates: list[str], pictures: Folder) -> Sample:
+    ids = mask_pixels(pictures.read(row["pan_seg_file_name"]), "RGB").astype(np.int32) @ (1, 256, 65536)
+
+    def make(segment: Raw) -> Annotation:
+        return Annotation(Located.from_mask(ids == segment["id"]).rle(), names[segment["category_id"]])
+
+    kept, dropped = gather(row["segments_info"], make)
+    place = {number: prompt_name(k) for k, number in enumerate(kept)}
+    turns = [
+        Turn(
+            f"What is the relation between {place[one]} and {place[other]}?",
+            f"{place[one]} is {predicates[predicate]} {place[other]}.",
+            "relation",
+        )
+        for one, other, predicate in row["relations"]
+        if one in place and other in place
+    ]
+    name = row["file_name"]
+    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped)
+
+
+def _visual_genome_sample(row: Raw, pictures: Folder) -> Sample:
+    file = f"{row.get('id') or row['image_id']}.jpg"
+    name = next((name for name in (f"VG_100K/{file}", f"VG_100K_2/{file}") if pictures.has(name)), file)
+    image = pictures.read(name)
+    size = Sample(image, [], []).size()
+
+    def make(raw: Raw) -> Annotation:
+        x, y = raw["x"], raw["y"]
+        return Annotation(box_in(x, y, x + raw["width"], y + raw["height"], *size))
+
+    kept, dropped = gather(row["regions"], make)
+    phrases = ((k, row["regions"][number]["phrase"].strip()) for k, number in enumerate(kept))
+    turns = [Turn(f"Describe {prompt_name(k)} in a few words.", phrase, "phrase") for k, phrase in phrases]
+    return annotated(image, [*kept.values()], turns, meta={FILE: name} | dropped)
+
+
+def _grouped(raws: Iterable[Raw], key: str) -> defaultdict[Any, list[Raw]]:
+    groups: defaultdict[Any, list[Raw]] = defaultdict(list)
+    for raw in raws:
+        groups[raw[key]].append(raw)
+    return groups
+
+
+def _is_caption(raw: Raw) -> bool:
+    """It speaks of the whole picture."""
+    return "caption" in raw and "segmentation" not in raw and "bbox" not in raw
+
+
+def _mask(raw: Raw, image: Raw) -> dict[str, Any]:
+    """The compressed RLE of an annotation: of its polygons, its runs, or else its box."""
+    from pycocotools import mask as coco
+
+    if raw.get("iscrowd"):
+        raise Unusable("crowd", "it marks a group, not a thing")
+    height, width = image["height"], image["width"]
+    drawn = raw.get("segmentation")
+    if not drawn:
+        x, y, w, h = raw["bbox"]
+        return box_in(x, y, x + w, y + h, width, height)
+    if isinstance(drawn, dict):
+        if not rle_area(drawn):
+            raise Unusable("empty mask", "it sets no pixel")
+        runs = drawn if isinstance(drawn["counts"], str) else coco.frPyObjects(drawn, height, width)
+    else:
+        if any(len(line) < 6 or len(line) % 2 or not np.isfinite(line).all() for line in drawn):
+            raise ValueError("a polygon needs three points or more, as x and y in turn")
+        runs = coco.merge(coco.frPyObjects(drawn, height, width))
+    counts = runs["counts"] if isinstance(runs["counts"], str) else runs["counts"].decode("ascii")
+    made = {"size": [int(side) for side in runs["size"]], "counts": counts}
+    if not rle_area(made):
+        raise Unusable("empty mask", "its polygon holds no pixel")
+    return made
