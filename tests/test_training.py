@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from safetensors.torch import load_file, save_file
 
-from gar.data.packing import collate, named, pack, packed_attention, ranking_loss, renumber
+from gar.data.packing import answer_loss, collate, named, pack, packed_attention, ranking_loss, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
@@ -143,6 +143,9 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, pr
             spoken = alone.logits[0, -length - 1 : -1].log_softmax(-1)
             scores.append(spoken.gather(1, ids[0, path[-length:]][:, None]).mean())
     assert torch.allclose(together.loss, torch.stack(losses).sum() / sum(counts), atol=1e-5)
+    assert torch.allclose(answer_loss(together.logits, [packed], ids), together.loss, atol=1e-5)
+    alike = torch.stack([loss / n for loss, n in zip(losses, counts, strict=True)]).mean()
+    assert torch.allclose(answer_loss(together.logits, [packed], ids, balance=1), alike, atol=1e-5)
     ranking, _, asked = ranking_loss(together.logits, [packed], ids)
     each, groups = iter(scores), []
     for spans in packed.answers:

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -163,6 +164,25 @@ def packed_attention(segments_BS: Tensor, parents_BS: Tensor) -> Tensor:
     rows, columns = segments_BS[:, :, None], segments_BS[:, None, :]
     allowed = causal_SS & ((columns == rows) | (columns == parents_BS[:, :, None]) | (columns == 0))
     return allowed | torch.eye(length, dtype=torch.bool)  # a padded row must attend to something
+
+
+def answer_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor, balance: float = 0.0) -> Tensor:
+    """The mean next-token loss over the right answers.
+
+    Args:
+        balance: a token of an answer of n tokens counts n ** -balance. 0 counts all alike, so that captions drown
+            answers of one word; 1 counts all answers alike.
+    """
+    rows, places, weights = [], [], []
+    for b, p in enumerate(packs):
+        for (start, end), *_ in p.answers:
+            rows += [b] * (end - start)
+            places += range(start, end)
+            weights += [(end - start) ** -balance] * (end - start)
+    spoken = logits_BSV[rows, [place - 1 for place in places]].float()
+    each = F.cross_entropy(spoken, input_ids[rows, places], reduction="none")
+    weight = each.new_tensor(weights)
+    return (each * weight).sum() / weight.sum()
 
 
 def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -> tuple[Tensor, int, int]:

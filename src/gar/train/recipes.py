@@ -18,6 +18,7 @@ class Stage:
         tower's, and that of the mask embedding and of everything between tower and language model, as factors of it.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
+    balance: how far a long answer is kept from outweighing a short one, see `answer_loss`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     weight_decay: float = 0.01
     heads: float = 1.0
     ranking: float = 1.0
+    balance: float = 0.0
 
 
 def nano() -> list[Stage]:
@@ -48,11 +50,11 @@ def nano() -> list[Stage]:
             "vision", steps=1000, batch=16, turns=1, regions=8, language=False, tower_rate=0.5, warmup=40, floor=0.05,
         ),
         Stage(
-            "language", steps=2500, batch=4, turns=16, regions=8, train_tower=False, rate=1.5e-3, heads=0.2,
-            warmup=80, floor=1.0,
+            "language", steps=2000, batch=4, turns=16, regions=8, train_tower=False, rate=1.5e-3, heads=0.2,
+            balance=0.5, warmup=80, floor=1.0,
         ),
         Stage(
-            "joint", steps=8500, batch=4, turns=16, regions=8, frozen_blocks=2, rate=1.5e-3, tower_rate=0.1,
-            vision_rate=0.2,
+            "joint", steps=7500, batch=4, turns=16, regions=8, frozen_blocks=2, rate=1.5e-3, tower_rate=0.2,
+            vision_rate=0.3, balance=0.5,
         ),
     ]  # fmt: skip

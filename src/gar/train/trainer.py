@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gar.data.packing import Pack, collate, pack, ranking_loss
+from gar.data.packing import Pack, answer_loss, collate, pack, ranking_loss
 from gar.data.sample import Sample
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
@@ -197,12 +197,12 @@ def _loss(
             inputs_embeds=embeds,
             attention_mask=batch["attention_mask"],
             position_ids=batch["position_ids"],
-            labels=batch["labels"],
             use_cache=False,
         )
+        answers = answer_loss(output.logits, packs, batch["input_ids"], stage.balance)
         ranking, right, asked = ranking_loss(output.logits, packs, batch["input_ids"])
-        loss = output.loss + stage.ranking * ranking
-        figures |= {"language": output.loss.item(), "right/choices": right, "asked/choices": asked}
+        loss = answers + stage.ranking * ranking
+        figures |= {"language": answers.item(), "right/choices": right, "asked/choices": asked}
     if heads is not None and stage.heads and any(batch["region_boxes"]):
         summaries = inner.mention(regions.flatten(1))
         head_loss, right = heads(summaries, packs)
