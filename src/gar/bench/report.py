@@ -176,6 +176,7 @@ def by_view(
 def table(found: dict[str, Any]) -> Table:
     """A scored run for people."""
     shown = Table("", "value", "95 %", "n", "as published", title=f"{found['benchmark']}, {found['n']} items")
+    shown.columns[0].no_wrap = True
     for name, row in found["scores"].items():
         published = found["as_published"].get(name)
         shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}")
@@ -197,6 +198,7 @@ def _number(x: float | None) -> str:
 def comparison_table(found: dict[str, Any]) -> Table:
     """`compare` for people."""
     shown = Table("", "A", "B", "B - A", "95 %", "n", "only A", "only B", "p (McNemar)", title=found["benchmark"])
+    shown.columns[0].no_wrap = True
     for name, row in found["runs"].items():
         tests = [str(row.get("only_first", "")), str(row.get("only_second", ""))]
         tests.append(f"{row['mcnemar_p']:.4f}" if "mcnemar_p" in row else "")
@@ -208,6 +210,7 @@ def views_table(found: dict[str, Any]) -> Table:
     """`by_view` for people: each type's score under each view; a star where it differs from the first (p < .05)."""
     views = found["views"]
     shown = Table("", "n", *views, title=f"{found['benchmark']}, {found['model']}")
+    shown.columns[0].no_wrap = True
     for name, first in next(iter(views.values()))["runs"].items():
         cells = []
         for view in views.values():

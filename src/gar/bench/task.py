@@ -140,7 +140,7 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
 
     Args:
         data: the folder of the published files, or one up to two levels above it, or the file of annotations itself.
-            Without it: three folders that hold the predictions, and those in them; then where `gar bench fetch` puts
+            Without it: four folders that hold the predictions, and those in them; then where `gar bench fetch` puts
             the files; then the predictions themselves, where they repeat the annotations.
 
     Raises:
@@ -154,7 +154,7 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
     elif data is not None:
         places = [path for depth in ("", "*/", "*/*/") for path in sorted(data.glob(depth + name))]
     else:
-        folders = list(predictions.absolute().parents)[:3] if predictions else []
+        folders = list(predictions.absolute().parents)[:4] if predictions else []
         folders.append(CACHE / benchmark.name)
         places = [path for folder in folders for depth in ("", "*/") for path in sorted(folder.glob(depth + name))]
         if not places and predictions and benchmark.self_contained:

@@ -1,0 +1,409 @@
+"""Benchmarks: figures of published files, parsers against the published ones, and the same code on small benchmarks."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import benchmarks as small
+import pytest
+
+from gar.bench.catalog import BENCHMARKS, benchmark
+from gar.bench.dlc import parse_choice
+from gar.bench.ferret import parse_ratings, postprocess
+from gar.bench.flags import overlay, splits
+from gar.bench.judges import Fixed
+from gar.bench.mdvp import MDVP, published_pairing
+from gar.bench.report import compare, read_scored, scored, write_json, write_page
+from gar.bench.statistics import letter_prior, mcnemar, mean, proportion, ratio
+from gar.bench.task import Score, evaluate, in_every_order, load, read_answers, rotated
+from gar.cli import main
+
+pytest.importorskip("scipy", reason="intervals need the extra bench")
+
+OVERLAY = Path(__file__).parents[1] / "src" / "gar" / "assets" / "gar_bench_vqa.json"
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    return {name: round(row["value"], 4) for name, row in found["scores"].items()}
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("gar: error: ")
+    return err
+
+
+# --- published files --------------------------------------------------------------------------------------------------
+
+
+def test_published_multiple_choice_gives_203_of_424_and_every_published_type(shared: Path):
+    found = scored(benchmark("vqa"), shared / "benchmarks/gar-bench/model_outputs/gar_1b_vqa.json")
+    assert found["n"] == 424 and found["scores"]["accuracy"]["value"] == round(203 / 424, 6)
+    assert found["scores"]["accuracy"]["ci95"] == pytest.approx([0.432, 0.526], abs=5e-4)
+    assert found["as_published"] == {
+        "accuracy": 47.9, "color": 49.3, "texture/pattern": 58.6, "mirror": 59.0, "ordering": 20.3, "material": 38.9,
+        "shape": 50.0, "relation": 56.4,
+    }  # fmt: skip
+    assert "157/424 = 0.370" in found["notes"][0] and "ordering C 0.516" in found["notes"][0]
+
+
+@pytest.mark.parametrize("part, accuracy", [("simple", 0.5567), ("detailed", 0.6636)])
+def test_published_verdicts_on_captions_give_the_published_accuracy(shared: Path, part: str, accuracy: float):
+    outputs = shared / "benchmarks/gar-bench/model_outputs"
+    found = scored(benchmark(part), outputs / f"gar_1b_{part}.json", verdicts=outputs / f"gar_1b_{part}_eval.json")
+    assert found["as_published"] == {"accuracy": accuracy} and figures(found)["accuracy"] == accuracy
+    assert found["unscored"] == {}
+
+
+@pytest.mark.parametrize(
+    "judge, expected",
+    [("gar_1b_eval", (0.489, 0.870, 0.679)), ("gar_1b_eval_gpt", (0.658, 0.876, 0.767))],
+)
+def test_published_verdicts_on_dlc_give_the_caches_figures_region_by_region(
+    shared: Path, judge: str, expected: tuple[float, float, float]
+):
+    outputs = shared / "benchmarks/dlc-bench/model_outputs"
+    found = scored(benchmark("dlc"), outputs / "gar_1b.json", verdicts=outputs / f"{judge}.json")
+    rounded = found["as_published"]
+    assert (rounded["positive"], rounded["negative"], rounded["average"]) == expected
+    assert figures(found)["average"] == pytest.approx(expected[2], abs=5e-4)
+    regions = json.loads((shared / "golden/scoring/dlc_cached_scores.json").read_text())[judge]["regions"]
+    assert len(regions) == len(found["items"]) == 100
+    for row in found["items"]:
+        positive, negative, score, recognised = regions[row["id"]]
+        assert row["parts"]["positive"] == pytest.approx(positive) and row["value"] == pytest.approx(score)
+        assert row["parts"]["negative"] == pytest.approx(negative) and row["parts"]["recognised"] == recognised
+
+
+def test_published_reviews_of_ferret_give_56(shared: Path):
+    folder = shared / "benchmarks/ferret-bench"
+    reviews = folder / "gpt4_result/gar_1b/review_refer_desc.jsonl"
+    for predictions in ("model_outputs/gar_1b.json", "gpt4_result/gar_1b/refer_desc/ferret_answer.jsonl"):
+        found = scored(benchmark("ferret"), folder / predictions, verdicts=reviews)
+        assert found["as_published"] == {"score": 56.0} and found["unscored"] == {}
+        assert figures(found) == {"score": 55.9859, "rating": 3.975, "reference rating": 7.1}
+
+
+def test_choices_are_read_as_the_published_parser_reads_them_and_where_it_crashes_there_is_none(shared: Path):
+    cases = json.loads((shared / "golden/scoring/dlc_parse_pred.json").read_text())
+    assert {case["gpt_script"] for case in cases} >= {None, "IndexError"}
+    for case in cases:
+        crashed = case["gpt_script"] == "IndexError"
+        assert parse_choice(case["pred"], case["choices"]) == (None if crashed else case["gpt_script"]), case["pred"]
+
+
+def test_ratings_and_texts_are_read_as_the_published_script_reads_them(shared: Path):
+    for case in json.loads((shared / "golden/scoring/ferret_parse_score.json").read_text()):
+        if case["score"] == [-1, -1]:
+            with pytest.raises(ValueError):
+                parse_ratings(case["review"])
+        else:
+            assert list(parse_ratings(case["review"])) == case["score"]
+    for case in json.loads((shared / "golden/scoring/ferret_postprocess.json").read_text()):
+        assert postprocess(case["text"]) == case["out"]
+
+
+def test_by_the_published_pairing_one_question_in_sixty_is_judged_on_its_own_picture(shared: Path):
+    items, _ = load(MDVP(), shared / "benchmarks/mdvp-bench")
+    assert len(items) == 60 and sum(len(item.masks) for item in items) == 364
+    assert published_pairing(items) == (1, 60)
+
+
+def test_the_overlay_is_that_of_the_published_items(shared: Path):
+    items, _ = load(benchmark("vqa"), shared / "benchmarks/gar-bench")
+    images = json.loads((shared / "benchmarks/dlc-bench/annotations.json").read_text())["images"]
+    assert json.loads(OVERLAY.read_text())["items"] == overlay(items, {image["file_name"] for image in images})
+
+
+def test_the_overlay_names_items_by_index_and_holds_no_text_of_them():
+    content = json.loads(OVERLAY.read_text())
+    assert list(content["items"]) == [str(index) for index in range(424)]
+    assert all(set(item) == {"regions", "flags", "rotate"} for item in content["items"].values())
+    assert sum(item["regions"] > 5 for item in content["items"].values()) == 10
+
+
+# --- parsers, on cases of our own -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reply, place",
+    [
+        ("A", 0), (" b. ", 1), ("C. blue sky", 2), ("it is red", 0), ("red, no: blue sky", 2), ("blue", 2),
+        ("B\nsure", 1), ("D. beyond", 3), ("e", None), ("", None), (None, None), ("purple", None), ("?", None),
+    ],
+)  # fmt: skip
+def test_a_choice_is_read_by_text_letter_or_both(reply: str | None, place: int | None):
+    assert parse_choice(reply, ["red", "green", "blue sky"]) == place
+
+
+@pytest.mark.parametrize("reply", ["7, 4", "7  4", " 7 4", "7", "", "Scores: 7 4", "nan 4"])
+def test_ratings_of_another_form_are_refused(reply: str):
+    with pytest.raises(ValueError):
+        parse_ratings(reply)
+
+
+# --- small benchmarks in the published layouts ------------------------------------------------------------------------
+
+
+def test_multiple_choice_counts_the_right_letter_in_either_case_and_nothing_else(tmp_path: Path):
+    rows = small.gar_vqa(tmp_path / "gar")
+    said = ["a", "B", "c.", "D. none of these", "", "A"]
+    path = small.write(
+        tmp_path / "gar/out/p.json", [row | {"model_output": text} for row, text in zip(rows, said, strict=True)]
+    )
+    found = scored(benchmark("vqa"), path, with_splits=True)
+    assert figures(found) == {"accuracy": 0.5, "color": 0.6667, "relation": 0.3333}
+    assert found["splits"]["regions"]["7"] == {"value": 1.0, "ci95": [0.206549, 1.0], "n": 1}
+    assert set(found["splits"]) == {"regions", "size", "overlap"}
+    assert figures(scored(benchmark("vqa"), path, max_regions=5)) == {"accuracy": 0.4, "color": 0.6667, "relation": 0}
+
+
+def test_published_predictions_are_found_their_annotations_or_stand_for_them(tmp_path: Path):
+    rows = [row | {"model_output": "A"} for row in small.gar_vqa(tmp_path / "gar")]
+    alone = small.write(tmp_path / "elsewhere/deep/er/p.json", rows)
+    beside = small.write(tmp_path / "gar/model_outputs/p.json", rows[:2])
+    assert scored(benchmark("vqa"), alone)["n"] == 6
+    assert scored(benchmark("vqa"), beside)["unscored"] == {"no answer": 4}
+    for data in (tmp_path, tmp_path / "gar", tmp_path / "gar/GAR-Bench-VQA.json"):
+        assert scored(benchmark("vqa"), alone, data=data)["n"] == 6
+
+
+def test_a_caption_without_a_clear_verdict_is_unscored_and_counted(tmp_path: Path):
+    rows = [
+        {"image": f"images/{k}.png", "mask_rles": [small.rle(0, 0, 9, 9)] * 2, "question": "?", "answer": "on"}
+        for k in range(5)
+    ]
+    predictions = [row | {"model_output": f"text {k}"} for k, row in enumerate(rows[:4])]
+    said = ["True", "false.", "maybe", "True"]
+    verdicts = [row | {"eval_result": word} for row, word in zip(predictions, said, strict=True)]
+    verdicts[3] |= {"model_output": "something else"}
+    path = small.write(tmp_path / "GAR-Bench-Caption-Simple.json", rows).with_name("p.json")
+    small.write(path, predictions)
+    found = scored(benchmark("simple"), path, verdicts=small.write(tmp_path / "v.json", verdicts))
+    assert found["scores"]["accuracy"]["value"] == 0.5 and found["scores"]["accuracy"]["n"] == 2
+    assert found["unscored"] == {
+        "the judge's reply cannot be parsed": 1, "the verdict is about another answer": 1, "no answer": 1,
+    }  # fmt: skip
+    assert found["as_published"] == {"accuracy": 0.3333}
+
+
+def test_dlc_leaves_out_unclear_replies_and_caps_an_unrecognised_region(tmp_path: Path):
+    small.dlc(tmp_path)
+    texts = {"11": "a cup", "12": "a tram", "13": "a thing"}
+    replies = {
+        "11": ["A. Yes", "B", "what?", "A. it is not mentioned"],
+        "12": ["No", "B", "C", "A"],
+        "13": ["A. Yes", "B", "D. beyond", ""],
+    }
+    verdicts = {key: {"pred": texts[key], "response": some} for key, some in replies.items()}
+    predictions = small.write(tmp_path / "p.json", texts)
+    found = scored(benchmark("dlc"), predictions, verdicts=small.write(tmp_path / "v.json", verdicts | {"avg_pos": 0}))
+    positive, negative = (1 - 0.5 + 1) / 3, (1 + 0) / 2
+    assert figures(found) == {
+        "average": round((positive + negative) / 2, 4), "positive": 0.5, "negative": 0.5, "recognised": 0.6667,
+    }  # fmt: skip
+    assert found["as_published"] == {"average": 0.25, "positive": 0.167, "negative": 0.333}
+    assert found["notes"] == ["3 questions without a clear reply: left out, but 0 as published"]
+
+
+def test_ferret_is_the_ratio_of_mean_ratings_and_unreadable_ones_count_only_as_published(tmp_path: Path):
+    small.ferret(tmp_path)
+    predictions = [
+        {"image_path": f"coco/val2017{k:03}.jpg", "annotation": {}, "caption": f"text {k} [0.1, 0.2]"} for k in range(4)
+    ]
+    content = ["8 4\nfine", "8,6", "7, 4", "6 6  \nwhy"]
+    reviews = [{"question_id": k, "content": said, "answer2": f"text {k}"} for k, said in enumerate(content)]
+    path = small.write(tmp_path / "model_outputs/p.json", predictions)
+    found = scored(benchmark("ferret"), path, verdicts=small.write(tmp_path / "v.jsonl", reviews))
+    assert figures(found)["score"] == round(100 * 16 / 22, 4) and found["unscored"] != {}
+    assert found["as_published"] == {"score": round(100 * 3.75 / 5.25, 1)}
+
+
+def test_mdvp_judges_the_texts_of_a_picture_on_that_picture(tmp_path: Path):
+    rows = small.mdvp(tmp_path)
+    made = [
+        {"image_path": f"data/{row['image_path']}", "caption": row["caption"], "gt": row["caption"]} for row in rows
+    ]
+    judge = Fixed("5 4")
+    found = scored(benchmark("mdvp"), small.write(tmp_path / "p.json", made), judge=judge)
+    assert figures(found) == {"score": 80.0, "android": 80.0, "web": 80.0, "screenshot": 80.0}
+    assert found["as_published"] == {"android": 80.0, "web": 80.0, "screenshot": 80.0}
+    assert len(judge.asked) == 4 and "by the published pairing 1 of 4" in found["notes"][0]
+    for question in judge.asked:
+        kind = "android" if "a phone" in question.text else "web"
+        assert question.text.count(f"<Region 2>: {kind}") == 2 and len(question.pictures) == 1
+
+
+def test_a_judge_is_asked_about_each_answer_and_its_words_are_kept(tmp_path: Path):
+    small.dlc(tmp_path)
+    predictions = small.write(tmp_path / "p.json", {"11": "a red cup", "12": "a bus"})
+    judge = Fixed("A")
+    found = scored(benchmark("dlc"), predictions, judge=judge)
+    assert len(judge.asked) == 8 and all(len(question.pictures) == 2 for question in judge.asked)
+    asked = judge.asked[0].text
+    assert "a red cup" in asked and "The object is: cup." in asked and "A. Yes\nB. No" in asked and "$" not in asked
+    assert found["unscored"] == {"no answer": 1} and found["judge"]["wording"] == "[dlc-bench, wording 1]"
+    write_json(found, tmp_path / "scored.json")
+    again = scored(benchmark("dlc"), predictions, verdicts=tmp_path / "scored.json")
+    assert again["scores"] == found["scores"]
+    assert not any(question.pictures for question in _asked(tmp_path, predictions, text_only=True))
+    own = _asked(tmp_path, predictions, wording="Mine: $description? $choices")
+    assert own[0].text == "Mine: a red cup? A. Yes\nB. No"
+
+
+def _asked(tmp_path: Path, predictions: Path, **how: Any) -> list[Any]:
+    judge = Fixed("A")
+    scored(benchmark("dlc"), predictions, judge=judge, **how)
+    return judge.asked
+
+
+def test_a_live_judge_is_read_strictly_and_a_silent_one_leaves_an_item_unscored(tmp_path: Path):
+    small.ferret(tmp_path)
+    path = small.write(tmp_path / "p.json", [{"image": f"00{k}.jpg", "text": "a"} for k in range(4)])
+    data = tmp_path / "annotations"
+
+    def by(judge: Fixed) -> dict[str, Any]:
+        return scored(benchmark("ferret"), path, data=data, judge=judge)
+
+    assert by(Fixed("7, 4\nwell"))["scores"]["score"]["value"] == 57.142857
+    assert by(Fixed("11 4"))["unscored"] == {"the judge's reply cannot be parsed": 4}
+    assert by(Fixed({}))["unscored"] == {"the judge did not reply": 4}
+
+
+# --- rotated choices, flags, statistics -------------------------------------------------------------------------------
+
+
+def test_rotated_choices_put_the_right_one_at_every_letter_once(tmp_path: Path):
+    small.gar_vqa(tmp_path)
+    items, _ = load(benchmark("vqa"), tmp_path)
+    for item in items:
+        right = {choice[0]: choice[3:] for choice in item.choices}[item.truth]
+        turned = rotated([item])
+        assert sorted(one.truth for one in turned) == [choice[0] for choice in item.choices]
+        assert all({c[0]: c[3:] for c in one.choices}[one.truth] == right for one in turned)
+        assert turned[0].choices == item.choices
+
+
+def test_an_item_is_right_in_circles_only_where_it_is_right_in_every_order(tmp_path: Path):
+    small.gar_vqa(tmp_path)
+    items = load(benchmark("vqa"), tmp_path)[0][:2]
+    turned = rotated(items)
+    letters = {one.id: one.truth for one in turned}
+    letters[turned[-1].id] = "X"
+    found = in_every_order(items, evaluate(benchmark("vqa"), turned, letters))
+    assert [score.value for score in found] == [1, 0] and found[1].parts["orders"] == 0.75
+    del letters[turned[0].id]
+    assert in_every_order(items, evaluate(benchmark("vqa"), turned, letters))[0].value is None
+
+
+def test_the_overlay_balances_right_letters_within_a_type(tmp_path: Path):
+    small.gar_vqa(tmp_path)
+    items, _ = load(benchmark("vqa"), tmp_path)
+    found = overlay(items, {"same.jpg"})
+    assert [found[i]["regions"] for i in "012345"] == [1, 2, 1, 2, 1, 7]
+    assert "picture of DLC-Bench" in found["0"]["flags"] and "picture of DLC-Bench" not in found["1"]["flags"]
+    assert "regions overlap" in found["1"]["flags"] and "regions overlap" not in found["0"]["flags"]
+    letters = [chr((ord(item.truth) - 65 + found[item.id]["rotate"]) % len(item.choices) + 65) for item in items[:3]]
+    assert letters == ["A", "B", "C"]
+
+
+def test_intervals_are_wilsons_for_shares_and_of_pictures_for_means():
+    assert (proportion(203, 424).low, proportion(203, 424).high) == pytest.approx((0.4316, 0.5263), abs=1e-4)
+    values = [0.0, 1.0] * 40
+    apart, together = mean(values, range(80)), mean(values, [k // 2 for k in range(80)])
+    assert apart.value == together.value == 0.5 and together.low == together.high == 0.5
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(80), rel=0.1)
+    assert ratio([1, 2], [2, 2], ["a", "b"], scale=100).value == 75
+    assert math.isnan(mean([1.0], ["a"]).low) and mean([1.0], ["a"]).json()["ci95"] == [None, None]
+    assert proportion(0, 0).json()["value"] is None
+
+
+def test_mcnemar_asks_only_the_items_on_which_two_runs_part():
+    first, second = [True] * 10 + [False] * 90, [False] * 10 + [False] * 90
+    assert mcnemar(first, second) == pytest.approx(2 / 2**10)
+    assert mcnemar(first, first) == 1
+
+
+def test_the_letter_prior_is_the_most_frequent_right_letter_of_each_type():
+    assert letter_prior("AAB" + "C", ["x", "x", "x", "y"]) == {"x": ("A", 2), "y": ("C", 1)}
+
+
+def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
+    rows = small.gar_vqa(tmp_path)
+    files = []
+    for number, said in enumerate(["ABCDBA", "ABCABB"]):
+        made = [row | {"model_output": letter} for row, letter in zip(rows, said, strict=True)][: 6 - number]
+        files.append(tmp_path / f"scored{number}.json")
+        write_json(scored(benchmark("vqa"), small.write(tmp_path / f"{number}.json", made)), files[-1])
+    found = compare(read_scored(files[0]), read_scored(files[1]))["runs"]
+    assert found["all"]["difference"]["n"] == 5 and found["all"]["difference"]["value"] == -0.2
+    assert (found["all"]["only_first"], found["all"]["only_second"], found["all"]["mcnemar_p"]) == (1, 0, 1.0)
+    assert found["color"]["difference"]["value"] == 0 and found["relation"]["difference"]["value"] == -0.5
+    assert main(["bench", "compare", *map(str, files), "--json"]) == 0
+    page = tmp_path / "report.html"
+    write_page([read_scored(file) for file in files], page)
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 6 and "What is the color of &lt;Prompt0&gt;?" in text
+    assert "http://" not in text and "https://" not in text
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_score_writes_the_json_of_the_contract(tmp_path: Path, capsys):
+    rows = [row | {"model_output": row["answer"]} for row in small.gar_vqa(tmp_path)]
+    path = small.write(tmp_path / "p.json", rows)
+    assert main(["bench", "score", "gar-bench-vqa", "--predictions", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["benchmark"] == "gar-bench-vqa" and found["n"] == 6
+    assert found["scores"]["accuracy"] == {"value": 1.0, "ci95": [0.609666, 1.0], "n": 6}
+    assert main(["bench", "score", "vqa", "--predictions", str(path)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_list_names_every_benchmark(capsys):
+    assert main(["bench", "list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [one.name for one in BENCHMARKS]
+
+
+def test_a_name_may_be_shortened_while_it_is_clear():
+    assert benchmark("DLC").name == "dlc-bench" and benchmark("caption_simple").name == "gar-bench-caption-simple"
+    for name in ("caption", "nothing", ""):
+        with pytest.raises(ValueError, match="gar-bench-caption-simple"):
+            benchmark(name)
+
+
+def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, capsys):
+    rows = [row | {"model_output": "A"} for row in small.gar_vqa(tmp_path)]
+    path = small.write(tmp_path / "p.json", rows)
+    small.dlc(tmp_path / "dlc")
+    texts = small.write(tmp_path / "dlc/p.json", {"11": "a cup"})
+    broken = small.write(tmp_path / "broken.json", [])
+    broken.write_text("{]")
+    score = ("bench", "score")
+    assert "expected one of" in fails(capsys, *score, "nothing", "--predictions", path)
+    assert "No such file" in fails(capsys, *score, "vqa", "--predictions", tmp_path / "none.json", "--data", tmp_path)
+    assert "neither JSON" in fails(capsys, *score, "vqa", "--predictions", broken, "--data", tmp_path)
+    assert "--judge URL" in fails(capsys, *score, "dlc", "--predictions", texts)
+    assert "--data DIR" in fails(capsys, *score, "ferret", "--predictions", path)
+    assert "not a predictions file" in fails(capsys, *score, "dlc", "--predictions", path, "--data", tmp_path / "dlc")
+    assert "not verdicts" in fails(capsys, *score, "dlc", "--predictions", texts, "--verdicts", path)
+    assert "go together" in fails(capsys, *score, "dlc", "--predictions", texts, "--judge", "http://x")
+    assert "not a scored run" in fails(capsys, "bench", "compare", path, path)
+
+
+def test_scores_may_be_unscored_which_is_not_nought():
+    assert Score(None, "").value is None and Score(0.0, "").value == 0
+    assert splits(benchmark("vqa"), [], []) == {}
+
+
+def test_answers_of_another_benchmark_are_refused(tmp_path: Path):
+    small.gar_vqa(tmp_path)
+    items, _ = load(benchmark("vqa"), tmp_path)
+    path = small.write(tmp_path / "run.jsonl", [{"run": {"benchmark": "dlc-bench"}}, {"id": "0", "answer": "A"}])
+    with pytest.raises(ValueError, match="a run of dlc-bench"):
+        read_answers(benchmark("vqa"), path, items)

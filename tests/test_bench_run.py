@@ -1,0 +1,299 @@
+"""Running benchmarks: what a model is shown and asked, files that survive being killed, views, and downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import benchmarks as small
+import numpy as np
+import pytest
+from PIL import Image
+from test_bench import fails
+
+import gar.cli
+from gar.bench.catalog import benchmark
+from gar.bench.fetch import fetch
+from gar.bench.report import by_view, scored
+from gar.bench.task import Benchmark, Item, load, run, unmarked
+from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop
+from gar.cli import main
+from gar.regions import Region, load_image
+
+pytest.importorskip("scipy", reason="intervals need the extra bench")
+
+
+@pytest.fixture
+def vqa(tmp_path: Path) -> tuple[Benchmark, list[Item], Path]:
+    small.gar_vqa(tmp_path)
+    return benchmark("vqa"), *load(benchmark("vqa"), tmp_path)
+
+
+@pytest.fixture
+def dlc(tmp_path: Path) -> tuple[Benchmark, list[Item], Path]:
+    small.dlc(tmp_path)
+    return benchmark("dlc"), *load(benchmark("dlc"), tmp_path)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_encoded_once_for_all_questions_about_the_same_regions(vqa, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=16)
+    assert run(*vqa, fake, tmp_path / "out.jsonl") == {}
+    assert len(fake.opened) == 5 and len(fake.asked) == 6
+    header, *answers = lines(tmp_path / "out.jsonl")
+    assert header["run"]["benchmark"] == "gar-bench-vqa" and header["run"]["model"] == "fake"
+    assert [row["id"] for row in answers] == ["0", "2", "1", "3", "4", "5"]
+    assert all(row["answer"] in "ABCD" and row["confidence"] == 0.5 for row in answers)
+    found = scored(vqa[0], tmp_path / "out.jsonl")
+    assert found["n"] == found["scores"]["accuracy"]["n"] == 6
+
+
+def test_regions_of_several_pictures_are_described_in_common_batches(dlc, tmp_path: Path):
+    fake: Any = small.FakePredictor()
+    run(*dlc, fake, tmp_path / "out.jsonl", batch_size=2)
+    rows = {row["id"]: row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]}
+    assert rows == {"11": "at (0, 5, 9, 30)", "12": "at (5, 5, 14, 30)", "13": "at (10, 5, 19, 30)"}
+
+
+def test_the_texts_of_several_regions_of_an_item_are_one_answer(tmp_path: Path):
+    small.mdvp(tmp_path)
+    fake: Any = small.FakePredictor()
+    run(benchmark("mdvp"), *load(benchmark("mdvp"), tmp_path), fake, tmp_path / "out.jsonl")
+    answers = [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]]
+    assert answers == ["<Region 1>: at (0, 4, 8, 30)\n<Region 2>: at (10, 4, 18, 30)"] * 4
+
+
+@pytest.mark.parametrize("which", ["vqa", "dlc"])
+def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_path: Path, request):
+    whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
+    task = request.getfixturevalue(which)
+    never: Any = small.FakePredictor(prompts=16)
+    run(*task, never, whole, batch_size=1)
+    for attempt in range(20):
+        dying: Any = small.FakePredictor(prompts=16, stop_after=attempt % 2)
+        try:
+            run(*task, dying, torn, batch_size=1)
+        except KeyboardInterrupt:
+            with torn.open("a") as file:  # as if it had been killed while it wrote
+                file.write('{"id": "9", "ans'[: attempt * 3])
+    assert torn.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_of_another_run_is_not_gone_on_with(vqa, tmp_path: Path):
+    fake: Any = small.FakePredictor()
+    run(*vqa, fake, tmp_path / "out.jsonl")
+    with pytest.raises(ValueError, match="holds another run"):
+        run(*vqa, fake, tmp_path / "out.jsonl", view="gray")
+    (tmp_path / "torn.jsonl").write_text('{"run": {"benchma')
+    run(*vqa, fake, tmp_path / "torn.jsonl")
+    assert (tmp_path / "torn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_as_far_as_the_prompts_go(vqa, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=5)
+    reason = "more than the 5 regions that the model can mark"
+    assert run(*vqa, fake, tmp_path / "out.jsonl") == {reason: 1}
+    assert run(*vqa, fake, tmp_path / "out.jsonl") == {reason: 1}
+    assert scored(vqa[0], tmp_path / "out.jsonl")["unscored"] == {"no answer": 1}
+    fake = small.FakePredictor(prompts=5)
+    assert run(*vqa, fake, tmp_path / "published.jsonl", many_regions="as-published") == {}
+    assert len(fake.opened[-1]) == 5 and fake.asked[-1][0] == "Is <Prompt0> on Prompt6?"
+    assert unmarked("<Prompt4> <Prompt5> <Prompt12>", 5) == "<Prompt4> Prompt5 Prompt12"
+
+
+def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vqa, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=16)
+    for name in range(5):
+        (tmp_path / f"images/vqa_{name}.png").unlink()
+    assert run(*vqa, fake, tmp_path / "out.jsonl") == {"the picture is missing": 5}
+    (tmp_path / "images/vqa_5.png").unlink()
+    with pytest.raises(ValueError, match="vqa_0.png: no such file"):
+        run(*vqa, fake, tmp_path / "other.jsonl")
+
+
+def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=16)
+    run(*vqa, fake, tmp_path / "out.jsonl", circular=True)
+    assert len(fake.opened) == 5 and len(fake.asked) == 5 * 4 + 2
+    found = scored(vqa[0], tmp_path / "out.jsonl")
+    # The fake says one letter whatever the order: right in one order of each item, so never in all.
+    assert found["scores"]["accuracy"]["value"] == 0 and found["n"] == 6
+    assert found["scores"]["mean over orders"]["value"] == pytest.approx((5 / 4 + 1 / 2) / 6, abs=1e-6)
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown() -> tuple[Image.Image, list[Region]]:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    return load_image(noise), [Region.box(10, 10, 30, 30), Region.polygon([(40, 5), (60, 5), (50, 40)])]
+
+
+def masks(picture: Image.Image, regions: list[Region]) -> list[np.ndarray]:
+    return [region.locate(*picture.size).mask for region in regions]
+
+
+@pytest.mark.parametrize("name", ["gray", "blur", "mean"])
+def test_hiding_the_world_leaves_the_regions_alone(name: str, shown):
+    picture, regions = VIEWS[name](*shown)
+    inside = np.logical_or.reduce(masks(*shown))
+    before, after = np.asarray(shown[0]), np.asarray(picture)
+    assert (before[inside] == after[inside]).all() and (before[~inside] != after[~inside]).any(1).mean() > 0.9
+    assert regions == shown[1]
+
+
+def test_blind_shows_neither_picture_nor_region_and_unmarked_no_region(shown):
+    picture, regions = VIEWS["blind"](*shown)
+    assert np.unique(np.asarray(picture)).tolist() == [128] and all(mask.all() for mask in masks(picture, regions))
+    picture, regions = VIEWS["unmarked"](*shown)
+    assert picture is shown[0] and all(mask.all() for mask in masks(picture, regions))
+
+
+def test_masks_shrink_grow_move_and_become_boxes_or_points(shown):
+    found = {name: masks(*VIEWS[name](*shown)) for name in ("eroded", "dilated", "shifted", "box")}
+    for k, mask in enumerate(masks(*shown)):
+        assert not (found["eroded"][k] & ~mask).any() and found["eroded"][k].sum() < mask.sum()
+        assert not (mask & ~found["dilated"][k]).any() and found["dilated"][k].sum() > mask.sum()
+        assert found["box"][k].sum() == np.prod(_sides(mask))
+        down, right = (round(0.1 * side) for side in _sides(mask))
+        assert (found["shifted"][k][down:, right:] == mask[:-down, :-right]).all()
+        x, y = VIEWS["point"](*shown)[1][k].coordinates[0]
+        assert mask[int(y), int(x)]
+    drawn, regions = VIEWS["drawn"](*shown)
+    assert (np.asarray(drawn) == (0, 255, 0)).all(2).any() and (np.asarray(shown[0]) != np.asarray(drawn)).any()
+    assert all(mask.all() for mask in masks(drawn, regions))
+
+
+def _sides(mask: np.ndarray) -> tuple[int, int]:
+    return int(mask.any(1).sum()), int(mask.any(0).sum())
+
+
+def test_a_mask_of_which_nothing_would_be_left_stays(shown):
+    tiny = [Region.box(0, 0, 1, 1), Region.box(63, 47, 64, 48)]
+    for name in ("eroded", "shifted"):
+        assert [mask.sum() for mask in masks(*VIEWS[name](shown[0], tiny))] == [1, 1]
+
+
+def test_a_focal_crop_is_three_times_the_box_and_ends_with_the_picture():
+    picture = Image.new("RGB", (400, 300))
+    crop, mask = focal_crop(picture, Region.box(150, 100, 250, 180).locate(400, 300))
+    assert crop.size == mask.size == (300, 240) and mask.getbbox() == (100, 80, 200, 160)
+    crop, mask = focal_crop(picture, Region.box(0, 0, 10, 10).locate(400, 300))
+    # 56 pixels at least: from 5 - 28 = -23, twice 56 to the right.
+    assert crop.size == (89, 89) and mask.getbbox() == (0, 0, 10, 10)
+
+
+def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor(prompts=16))
+    for command, views in (("context", CONTEXT), ("robustness", ROBUSTNESS)):
+        arguments = ["bench", command, "vqa", "--data", str(tmp_path / "gar"), "--out", str(tmp_path / command)]
+        assert main([*arguments, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert tuple(found["views"]) == views
+        assert found["views"]["as-is"]["runs"]["all"]["difference"]["value"] == 0
+        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted(views)
+        assert main(arguments) == 0 and "relation" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="needs a judge"):
+        by_view(benchmark("dlc"), CONTEXT, tmp_path, None, small.FakePredictor)  # type: ignore
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_run_then_score_then_report(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor())
+    answers, out, page = (str(tmp_path / name) for name in ("a.jsonl", "scored.json", "page.html"))
+    data = ["--data", str(tmp_path / "gar")]
+    assert main(["bench", "run", "vqa", "--model", "fake", "--out", answers, *data]) == 0
+    assert "1 of 6 items left out: more than the 5" in capsys.readouterr().err
+    assert main(["bench", "score", "vqa", "--predictions", answers, "--out", out, "--splits", *data]) == 0
+    assert "unscored: 1 (no answer)" in capsys.readouterr().out
+    assert main(["bench", "report", out, "--out", page]) == 0
+    assert "gar-bench-vqa" in Path(page).read_text()
+
+
+def test_mistakes_of_a_run_are_one_line(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path)
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor())
+    command = ("bench", "run", "vqa", "--out", tmp_path / "a.jsonl")
+    assert "--data DIR" in fails(capsys, *command)
+    assert "no such folder" in fails(capsys, *command, "--data", tmp_path / "nowhere")
+    assert "expected one of as-is" in fails(capsys, *command, "--data", tmp_path, "--view", "upside-down")
+    assert "expected left-out" in fails(capsys, *command, "--data", tmp_path, "--many-regions", "all")
+
+
+# --- fetch ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves folders; gives their addresses."""
+    servers = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def start(folder: Path) -> str:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+class Served(Benchmark):
+    name, annotations, judged = "served", "a.json", False
+    files = {"a.json": hashlib.sha256(b"[1]").hexdigest(), "deep/b.json": hashlib.sha256(b"[2]").hexdigest()}
+
+
+def test_files_are_downloaded_checked_and_kept(tmp_path: Path, serve):
+    there = tmp_path / "server"
+    small.write(there / "a.json", [1])
+    small.write(there / "deep/b.json", [2])
+    to = tmp_path / "here"
+    address = serve(there)
+    assert fetch(Served(), to, address) == to
+    assert (to / "a.json").read_text() == "[1]" and (to / "deep/b.json").read_text() == "[2]"
+    (there / "a.json").unlink()
+    (to / "deep/b.json").write_text("damaged")
+    fetch(Served(), to, address)  # a.json is right already, and is not asked for
+    assert (to / "deep/b.json").read_text() == "[2]"
+
+
+def test_a_file_that_is_missing_or_another_is_refused_and_not_kept(tmp_path: Path, serve):
+    small.write(tmp_path / "server/a.json", [7])
+    with pytest.raises(ValueError, match="a.json: SHA-256 is .* expected"):
+        fetch(Served(), tmp_path / "here", serve(tmp_path / "server"))
+    assert list(tmp_path.glob("here/**/*")) == []
+    with pytest.raises(ValueError, match="a.json: .*not found"):
+        fetch(Served(), tmp_path / "here", serve(tmp_path / "here"))
+    with pytest.raises(ValueError, match="Connection refused"):
+        fetch(Served(), tmp_path / "here", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="no address"):
+        fetch(Served(), tmp_path / "here")
+
+
+def test_the_published_checksums_are_those_of_the_files_here(shared: Path):
+    for folder, name in (("gar-bench", "vqa"), ("gar-bench", "simple"), ("gar-bench", "detailed"), ("dlc-bench", "dlc"),
+                         ("ferret-bench", "ferret"), ("mdvp-bench", "mdvp")):  # fmt: skip
+        for file, digest in benchmark(name).files.items():
+            assert hashlib.sha256((shared / "benchmarks" / folder / file).read_bytes()).hexdigest() == digest
