@@ -21,7 +21,7 @@ test: .venv/.installed-dev
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	@$(PIP) --editable ".[dev,scenes,train]"
+	@$(PIP) --editable ".[bench,dev,scenes,train]"
 	@touch $@
 
 .PHONY: run test
