@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import benchmarks as small
 import pytest
+import small_benchmarks as small
 
 from gar.bench.catalog import BENCHMARKS, benchmark
 from gar.bench.dlc import parse_choice

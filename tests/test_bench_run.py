@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import benchmarks as small
 import numpy as np
 import pytest
+import small_benchmarks as small
 from PIL import Image
 from test_bench import fails
 
@@ -28,15 +28,18 @@ from gar.regions import Region, load_image
 
 pytest.importorskip("scipy", reason="intervals need the extra bench")
 
+Task = tuple[Benchmark, list[Item], Path]
+Shown = tuple[Image.Image, list[Region]]
+
 
 @pytest.fixture
-def vqa(tmp_path: Path) -> tuple[Benchmark, list[Item], Path]:
+def vqa(tmp_path: Path) -> Task:
     small.gar_vqa(tmp_path)
     return benchmark("vqa"), *load(benchmark("vqa"), tmp_path)
 
 
 @pytest.fixture
-def dlc(tmp_path: Path) -> tuple[Benchmark, list[Item], Path]:
+def dlc(tmp_path: Path) -> Task:
     small.dlc(tmp_path)
     return benchmark("dlc"), *load(benchmark("dlc"), tmp_path)
 
@@ -48,7 +51,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_encoded_once_for_all_questions_about_the_same_regions(vqa, tmp_path: Path):
+def test_a_picture_is_encoded_once_for_all_questions_about_the_same_regions(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=16)
     assert run(*vqa, fake, tmp_path / "out.jsonl") == {}
     assert len(fake.opened) == 5 and len(fake.asked) == 6
@@ -60,7 +63,7 @@ def test_a_picture_is_encoded_once_for_all_questions_about_the_same_regions(vqa,
     assert found["n"] == found["scores"]["accuracy"]["n"] == 6
 
 
-def test_regions_of_several_pictures_are_described_in_common_batches(dlc, tmp_path: Path):
+def test_regions_of_several_pictures_are_described_in_common_batches(dlc: Task, tmp_path: Path):
     fake: Any = small.FakePredictor()
     run(*dlc, fake, tmp_path / "out.jsonl", batch_size=2)
     rows = {row["id"]: row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]}
@@ -91,7 +94,7 @@ def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_
     assert torn.read_bytes() == whole.read_bytes()
 
 
-def test_a_file_of_another_run_is_not_gone_on_with(vqa, tmp_path: Path):
+def test_a_file_of_another_run_is_not_gone_on_with(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor()
     run(*vqa, fake, tmp_path / "out.jsonl")
     with pytest.raises(ValueError, match="holds another run"):
@@ -101,7 +104,7 @@ def test_a_file_of_another_run_is_not_gone_on_with(vqa, tmp_path: Path):
     assert (tmp_path / "torn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
 
 
-def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_as_far_as_the_prompts_go(vqa, tmp_path: Path):
+def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_in_part(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=5)
     reason = "more than the 5 regions that the model can mark"
     assert run(*vqa, fake, tmp_path / "out.jsonl") == {reason: 1}
@@ -113,7 +116,7 @@ def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_as_far_a
     assert unmarked("<Prompt4> <Prompt5> <Prompt12>", 5) == "<Prompt4> Prompt5 Prompt12"
 
 
-def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vqa, tmp_path: Path):
+def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=16)
     for name in range(5):
         (tmp_path / f"images/vqa_{name}.png").unlink()
@@ -123,7 +126,7 @@ def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vq
         run(*vqa, fake, tmp_path / "other.jsonl")
 
 
-def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa, tmp_path: Path):
+def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=16)
     run(*vqa, fake, tmp_path / "out.jsonl", circular=True)
     assert len(fake.opened) == 5 and len(fake.asked) == 5 * 4 + 2
@@ -137,7 +140,7 @@ def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa, t
 
 
 @pytest.fixture
-def shown() -> tuple[Image.Image, list[Region]]:
+def shown() -> Shown:
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     return load_image(noise), [Region.box(10, 10, 30, 30), Region.polygon([(40, 5), (60, 5), (50, 40)])]
 
@@ -147,7 +150,7 @@ def masks(picture: Image.Image, regions: list[Region]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["gray", "blur", "mean"])
-def test_hiding_the_world_leaves_the_regions_alone(name: str, shown):
+def test_hiding_the_world_leaves_the_regions_alone(name: str, shown: Shown):
     picture, regions = VIEWS[name](*shown)
     inside = np.logical_or.reduce(masks(*shown))
     before, after = np.asarray(shown[0]), np.asarray(picture)
@@ -155,14 +158,14 @@ def test_hiding_the_world_leaves_the_regions_alone(name: str, shown):
     assert regions == shown[1]
 
 
-def test_blind_shows_neither_picture_nor_region_and_unmarked_no_region(shown):
+def test_blind_shows_neither_picture_nor_region_and_unmarked_no_region(shown: Shown):
     picture, regions = VIEWS["blind"](*shown)
     assert np.unique(np.asarray(picture)).tolist() == [128] and all(mask.all() for mask in masks(picture, regions))
     picture, regions = VIEWS["unmarked"](*shown)
     assert picture is shown[0] and all(mask.all() for mask in masks(picture, regions))
 
 
-def test_masks_shrink_grow_move_and_become_boxes_or_points(shown):
+def test_masks_shrink_grow_move_and_become_boxes_or_points(shown: Shown):
     found = {name: masks(*VIEWS[name](*shown)) for name in ("eroded", "dilated", "shifted", "box")}
     for k, mask in enumerate(masks(*shown)):
         assert not (found["eroded"][k] & ~mask).any() and found["eroded"][k].sum() < mask.sum()
@@ -181,7 +184,7 @@ def _sides(mask: np.ndarray) -> tuple[int, int]:
     return int(mask.any(1).sum()), int(mask.any(0).sum())
 
 
-def test_a_mask_of_which_nothing_would_be_left_stays(shown):
+def test_a_mask_of_which_nothing_would_be_left_stays(shown: Shown):
     tiny = [Region.box(0, 0, 1, 1), Region.box(63, 47, 64, 48)]
     for name in ("eroded", "shifted"):
         assert [mask.sum() for mask in masks(*VIEWS[name](shown[0], tiny))] == [1, 1]
@@ -265,7 +268,7 @@ class Served(Benchmark):
     files = {"a.json": hashlib.sha256(b"[1]").hexdigest(), "deep/b.json": hashlib.sha256(b"[2]").hexdigest()}
 
 
-def test_files_are_downloaded_checked_and_kept(tmp_path: Path, serve):
+def test_files_are_downloaded_checked_and_kept(tmp_path: Path, serve: Callable[[Path], str]):
     there = tmp_path / "server"
     small.write(there / "a.json", [1])
     small.write(there / "deep/b.json", [2])
@@ -279,7 +282,7 @@ def test_files_are_downloaded_checked_and_kept(tmp_path: Path, serve):
     assert (to / "deep/b.json").read_text() == "[2]"
 
 
-def test_a_file_that_is_missing_or_another_is_refused_and_not_kept(tmp_path: Path, serve):
+def test_a_file_that_is_missing_or_another_is_refused_and_not_kept(tmp_path: Path, serve: Callable[[Path], str]):
     small.write(tmp_path / "server/a.json", [7])
     with pytest.raises(ValueError, match="a.json: SHA-256 is .* expected"):
         fetch(Served(), tmp_path / "here", serve(tmp_path / "server"))

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import benchmarks as small
 import pytest
+import small_benchmarks as small
 from PIL import Image
 
 from gar.bench.catalog import benchmark
