@@ -1,0 +1,181 @@
+"""A sample as a chat for training: which regions are marked, their numbers, and what is asked and answered.
+
+What the published data set does, with its random draws in its order, where `vary` and `new_numbers` are off and `most`
+is 4: ids, labels and boxes are then equal (docs/data.md lists what is not repeated). Questions are in our own words.
+Knows samples and the processor; knows no file and no model.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gar.data.packing import named, renumber
+from gar.data.sample import Sample, Turn, Unusable
+from gar.inputs.processor import GARProcessor, Request
+from gar.inputs.prompt import DESCRIBE, ChatTurn, prompt_name
+from gar.regions import Region
+
+# Ways to ask for a description; those of the first list can be followed by how long it shall be.
+_OPEN = (
+    "Describe the marked region",
+    "Tell what the marked region shows",
+    "Say what can be seen in this region",
+    "Put the marked region into words",
+    "Write a caption for the masked region",
+    "Characterize what lies in the masked region",
+    "Report on the content of this masked region",
+    "What is in the marked region? Answer",
+)
+_CLOSED = (
+    "What makes up the marked region, and what does it look like?",
+    "Go through everything worth noting about the masked region.",
+    "Which properties of the marked region stand out?",
+    "Look closely at the masked region: what do you see?",
+    "How would you explain this region to someone who cannot see it?",
+    "Give all visible facts about the masked region.",
+)
+_ONE_SENTENCE = ("in a sentence", "in one sentence", "in 1 sentence")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is said about a picture, once its regions have numbers.
+
+    regions: the places in `Sample.masks` of those that are marked. numbers: their prompt numbers, as they are listed.
+    """
+
+    regions: list[int]
+    numbers: list[int]
+    turns: list[ChatTurn]
+
+
+def training_request(sample: Sample, processor: GARProcessor, rng: random.Random) -> Request:
+    """A sample as one training example with labels. Raises Unusable as `converse` and `Sample.picture`."""
+    conversation = converse(sample, rng, processor.config.max_prompts)
+    return request_of(sample, processor, conversation)
+
+
+def request_of(sample: Sample, processor: GARProcessor, conversation: Conversation) -> Request:
+    """A conversation about a sample's picture with tiles, boxes, token ids and labels."""
+    picture = processor.cut(sample.picture())
+    located = [Region.rle(sample.masks[k]).locate(picture.width, picture.height) for k in conversation.regions]
+    return processor.train(picture, located, conversation.turns, conversation.numbers)
+
+
+def converse(
+    sample: Sample,
+    rng: random.Random,
+    max_prompts: int,
+    *,
+    most: int | None = None,
+    negatives: float = 0.05,
+    vary: bool = True,
+    new_numbers: bool = True,
+    order: Sequence[int] | None = None,
+) -> Conversation:
+    """Number the regions of a sample and write its turns.
+
+    Descriptions of regions become one turn each, in which the region is marked. Other questions are asked with the
+    regions marked that they name (where they name none: with all), in the order of their numbers; those that name more
+    than fit are left out.
+
+    Args:
+        max_prompts: how many numbers the checkpoint has.
+        most: at most so many marked regions; as many as there are numbers without.
+        negatives: how probable it is, before each description but the first until it has happened, that a region is
+            asked for that is not there.
+        vary: ask for descriptions in many words, some of which say how long the answer is; else always in the same.
+        new_numbers: give random numbers in questions too, so that a model reads the number and does not know it;
+            without, mask k is `<Promptk>`.
+        order: in which the marked regions of questions are listed (published: that of a Python set).
+
+    Raises:
+        Unusable: no question fits.
+    """
+    most = max_prompts if most is None else most
+    shuffled = list(range(max_prompts))
+    rng.shuffle(shuffled)
+    everything = list(range(len(sample.masks)))
+    described = _one_each(sample, "detailed")
+    if sample.turns and len(described) == len(sample.turns):
+        regions = [k for k in everything if k in described]
+        if len(regions) > most:
+            regions = sorted(rng.sample(regions, most))
+        numbers = shuffled[: len(regions)]
+        turns: list[ChatTurn] = []
+        absent = shuffled[len(regions)] if len(regions) < max_prompts else None
+        for i, (region, number) in enumerate(zip(regions, numbers, strict=True)):
+            if i and absent is not None and rng.random() < negatives:
+                name = prompt_name(absent)
+                turns.append(ChatTurn(f"{name}: {ask_for('', rng)}", f"{name} is not in the image."))
+                absent = None
+            question = ask_for(described[region], rng) if vary else DESCRIBE
+            turns.append(ChatTurn(question, described[region], number))
+        return Conversation(regions, numbers, turns)
+
+    chosen: list[int] = []
+    asked: list[Turn] = []
+    for turn in sample.turns:
+        together = sorted({*chosen, *(named(turn) or everything)})
+        if len(together) <= most and (new_numbers or max(together, default=0) < max_prompts):
+            chosen, asked = together, [*asked, turn]
+    if not asked:
+        raise Unusable("too many regions", f"no question is about {most} regions or fewer, of {len(everything)} masks")
+    numbers = shuffled[: len(chosen)] if new_numbers else chosen
+    listed = sorted(zip(numbers, chosen, strict=True))
+    if order is not None:
+        listed.sort(key=lambda pair: list(order).index(pair[0]))
+    names = dict(zip(chosen, numbers, strict=True))
+    turns = [ChatTurn(renumber(turn.question, names), renumber(turn.answer, names)) for turn in asked]
+    return Conversation([region for _, region in listed], [number for number, _ in listed], turns)
+
+
+def with_statement(sample: Sample, rng: random.Random) -> Sample:
+    """The sample with one more question: whether a region is called rightly. As often yes as no.
+
+    The wrong name is that of another region in the picture. A sample in which no two names differ stays as it is.
+    """
+    called = _one_each(sample, "name")
+    pairs = [(k, other) for k in called for other in called if called[k].lower() != called[other].lower()]
+    if not pairs:
+        return sample
+    region, other = rng.choice(pairs)
+    true = rng.random() < 0.5
+    question = f'Is "{called[region if true else other]}" a right name for {prompt_name(region)}?'
+    return replace(sample, turns=[*sample.turns, Turn(question, "Yes." if true else "No.", "statement")])
+
+
+def ask_for(answer: str, rng: random.Random) -> str:
+    """A question to which this description is a fitting answer: three in five leave its length open, the others say it.
+
+    Lengths as in the published data: a fifth of the questions name the words, a fifth the sentences. Without an answer
+    nothing is said about its length.
+    """
+    drawn = rng.random()
+    if drawn < 0.6 or not answer:
+        stem = rng.choice([*_OPEN, *_CLOSED])
+        return f"{stem} in detail." if stem in _OPEN else stem
+    return f"{rng.choice(_OPEN)} {in_words(answer) if drawn > 0.8 else in_sentences(answer, rng)}."
+
+
+def in_words(answer: str) -> str:
+    """How many words an answer has, as one would ask for them: exactly if few, in tens if many."""
+    number = len(answer.split())
+    if number < 10:
+        return f"in {number} word{'s' * (number != 1)}"
+    return "in more than 200 words" if number > 200 else f"in about {round(number / 10) * 10} words"
+
+
+def in_sentences(answer: str, rng: random.Random) -> str:
+    """How many sentences an answer has, as one would ask for them."""
+    number = sum(bool(part.strip()) for part in re.split(r"[.!?]", answer))
+    return rng.choice(_ONE_SENTENCE) if number <= 1 else f"in {number} sentences"
+
+
+def _one_each(sample: Sample, kind: str) -> dict[int, str]:
+    """Region -> answer, for the questions of this type that name one region."""
+    turns = [turn for turn in sample.turns if turn.type == kind and len(named(turn)) == 1]
+    return {region: turn.answer for turn in turns for region in named(turn)}
