@@ -137,8 +137,8 @@ def test_the_published_format_reads_back_equal_and_datasets_reads_it(tmp_path: P
 def test_the_published_json_list_takes_pictures_of_three_kinds(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded())
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A blob."}]
-    data = "data:image/png;base64," + base64.b64encode(encoded()).decode()
-    pictures: list[Any] = ["a.png", data, str(tmp_path / "a.png"), None]
+    inside = "data:image/png;base64," + base64.b64encode(encoded()).decode()
+    pictures: list[Any] = ["a.png", inside, str(tmp_path / "a.png"), None]
     rows = [{"image": image, "mask_rle": blob(0), "conversations": said} for image in pictures]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     data = open_data(tmp_path / "rows.json")

@@ -97,14 +97,14 @@ def box_in(x0: float, y0: float, x1: float, y1: float, width: int, height: int) 
     return rle_of(Region.box(x[0], y[0], x[1], y[1]), width, height)
 
 
-def polygon_in(points: Sequence[Sequence[float]], width: int, height: int) -> dict[str, Any]:
-    """A closed line (pixels) as COCO RLE, cut like a box."""
+def polygon_in(points: Any, width: int, height: int) -> dict[str, Any]:
+    """A closed line, (x, y) pairs in pixels, as COCO RLE; cut like a box."""
     inside = np.clip(np.array(points, float).reshape(-1, 2), 0, (width, height))
     return rle_of(Region.polygon(inside.tolist()), width, height)
 
 
 def mask_pixels(content: bytes, mode: str) -> np.ndarray:
-    """The decoded pixels of a mask file, as "L" (H, W) or "RGB" (H, W, 3) uint8. Raises Unusable where it is damaged."""
+    """The decoded pixels of a mask file, uint8: "L" (H, W) or "RGB" (H, W, 3). Raises Unusable where it is damaged."""
     try:
         return np.asarray(Image.open(io.BytesIO(content)).convert(mode))
     except DAMAGED as error:

@@ -211,7 +211,7 @@ def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -
     if not turns:
         return logits_BSV.new_zeros(()), 0, 0
     spoken = logits_BSV[rows, places].float().log_softmax(-1)
-    owner = torch.tensor(owners)
+    owner = torch.tensor(owners, device=logits_BSV.device)
     each = spoken.gather(1, input_ids[rows, targets][:, None])[:, 0]
     scores = each.new_zeros(options).index_add(0, owner, each) / torch.bincount(owner, minlength=options)
     log_shares = [scores[t.start : t.stop].log_softmax(0) for t in turns]

@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from pycocotools import mask as coco
 
 from gar.data.annotated import FILE, Annotation, annotated, annotations_of, box_in, gather, mask_pixels, place_picture
 from gar.data.files import Folder
@@ -183,8 +184,6 @@ def _is_caption(raw: Raw) -> bool:
 
 def _mask(raw: Raw, image: Raw) -> dict[str, Any]:
     """The compressed RLE of an annotation: of its polygons, its runs, or else its box."""
-    from pycocotools import mask as coco
-
     if raw.get("iscrowd"):
         raise Unusable("crowd", "it marks a group, not a thing")
     height, width = image["height"], image["width"]
@@ -195,13 +194,16 @@ def _mask(raw: Raw, image: Raw) -> dict[str, Any]:
     if isinstance(drawn, dict):
         if not rle_area(drawn):
             raise Unusable("empty mask", "it sets no pixel")
-        runs = drawn if isinstance(drawn["counts"], str) else coco.frPyObjects(drawn, height, width)
+        runs = drawn if isinstance(drawn["counts"], str) else coco.frPyObjects(cast(Any, drawn), height, width)
     else:
         if any(len(line) < 6 or len(line) % 2 or not np.isfinite(line).all() for line in drawn):
             raise ValueError("a polygon needs three points or more, as x and y in turn")
         runs = coco.merge(coco.frPyObjects(drawn, height, width))
-    counts = runs["counts"] if isinstance(runs["counts"], str) else runs["counts"].decode("ascii")
-    made = {"size": [int(side) for side in runs["size"]], "counts": counts}
+    counts: Any = runs["counts"]
+    made = {
+        "size": [int(side) for side in runs["size"]],
+        "counts": counts if isinstance(counts, str) else counts.decode("ascii"),
+    }
     if not rle_area(made):
         raise Unusable("empty mask", "its polygon holds no pixel")
     return made

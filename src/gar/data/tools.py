@@ -245,7 +245,8 @@ def _cvat_sample(element: ElementTree.Element, pictures: Folder) -> Sample:
 
 def _cvat_mask(tag: str, fields: dict[str, str], width: int, height: int) -> dict[str, Any]:
     if tag == "box":
-        return box_in(*(float(fields[side]) for side in ("xtl", "ytl", "xbr", "ybr")), width, height)
+        x0, y0, x1, y1 = (float(fields[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
+        return box_in(x0, y0, x1, y1, width, height)
     if tag == "polygon":
         points = [[float(number) for number in point.split(",")] for point in fields["points"].split(";")]
         return polygon_in(points, width, height)
