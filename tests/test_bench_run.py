@@ -20,7 +20,9 @@ from test_bench import fails
 import gar.cli
 from gar.bench.catalog import benchmark
 from gar.bench.fetch import fetch
+from gar.bench.judges import Fixed
 from gar.bench.report import by_view, scored
+from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
 from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop
 from gar.cli import main
@@ -136,6 +138,31 @@ def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa: T
     assert found["scores"]["mean over orders"]["value"] == pytest.approx((5 / 4 + 1 / 2) / 6, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "marks, pictures, told", [("drawn", 1, "number 0"), ("text", 1, "0, 2, 6, 20"), ("crops", 3, "mask")]
+)
+def test_a_model_behind_an_endpoint_is_told_of_regions_and_read_strictly(
+    vqa: Task, tmp_path: Path, marks: str, pictures: int, told: str
+):
+    judge = Fixed("B.")
+    assert run(*vqa, Rival(judge, marks), tmp_path / "out.jsonl") == {}
+    assert len(judge.asked) == 6 and len(judge.asked[0].pictures) == pictures and told in judge.asked[0].text
+    assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["B"] * 6
+    assert run(*vqa, Rival(Fixed("It is B"), marks), tmp_path / "unclear.jsonl") == {}
+    assert lines(tmp_path / "unclear.jsonl")[1]["answer"] == "It is B"
+    reason = "no reply: there is no fixed reply to this question"
+    assert run(*vqa, Rival(Fixed({}), marks), tmp_path / "silent.jsonl") == {reason: 6}
+
+
+def test_a_model_behind_an_endpoint_describes_each_region_by_itself(dlc: Task, tmp_path: Path):
+    judge = Fixed("A cup.")
+    run(*dlc, Rival(judge), tmp_path / "out.jsonl")
+    assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["A cup."] * 3
+    assert len(judge.asked) == 3 and judge.asked[0].text.endswith("Describe <Prompt0> in detail, and nothing else.")
+    with pytest.raises(ValueError, match="expected one of drawn"):
+        Rival(judge, "smell")
+
+
 # --- views ------------------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +176,7 @@ def masks(picture: Image.Image, regions: list[Region]) -> list[np.ndarray]:
     return [region.locate(*picture.size).mask for region in regions]
 
 
-@pytest.mark.parametrize("name", ["gray", "blur", "mean"])
+@pytest.mark.parametrize("name", ["gray", "blur", "mean", "flipped"])
 def test_hiding_the_world_leaves_the_regions_alone(name: str, shown: Shown):
     picture, regions = VIEWS[name](*shown)
     inside = np.logical_or.reduce(masks(*shown))
@@ -208,7 +235,9 @@ def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: 
         found = json.loads(capsys.readouterr().out)
         assert tuple(found["views"]) == views
         assert found["views"]["as-is"]["runs"]["all"]["difference"]["value"] == 0
-        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted(views)
+        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*views, "items"])
+        by_item = json.loads((tmp_path / command / "items.json").read_text())
+        assert list(by_item) == list("012345") and all(tuple(values) == views for values in by_item.values())
         assert main(arguments) == 0 and "relation" in capsys.readouterr().out
     with pytest.raises(ValueError, match="needs a judge"):
         by_view(benchmark("dlc"), CONTEXT, tmp_path, None, small.FakePredictor)  # type: ignore

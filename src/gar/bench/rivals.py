@@ -1,0 +1,100 @@
+"""Models that know no regions, behind an OpenAI-compatible endpoint: asked as a `Predictor` is, to be compared with it.
+
+Regions are told in one of three ways: numbered boxes drawn on the picture, boxes written as text, or a cut-out of each
+with its mask. Our own wording; what it is matters as much as the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from gar.bench.judges import Judge, Question, ask_all, read_choice
+from gar.bench.views import focal_crop, numbered
+from gar.inputs.prompt import prompt_name
+from gar.predictor import Answer
+from gar.regions import Region, load_image
+
+MARKS = ("drawn", "text", "crops")
+
+
+class Rival:
+    """A model behind an endpoint.
+
+    Args:
+        endpoint: a `gar.bench.judges.Endpoint`.
+        marks: how regions are told, one of `MARKS`.
+    """
+
+    max_prompts = math.inf
+
+    def __init__(self, endpoint: Judge, marks: str = "drawn"):
+        if marks not in MARKS:
+            raise ValueError(f"marks is {marks!r}, expected one of {', '.join(MARKS)}")
+        self.name = f"{endpoint.name}, regions {marks}"
+        self._endpoint, self._marks = endpoint, marks
+
+    def open(self, image: Image.Image, regions: Sequence[Region]) -> RivalScene:
+        """As `Predictor.open`."""
+        return RivalScene(self._endpoint, *self._shown(image, regions))
+
+    def describe_batch(
+        self, images: Sequence[Image.Image], regions: Sequence[Sequence[Region]], **_: Any
+    ) -> list[list[Answer]]:
+        """As `Predictor.describe_batch`: each region by itself."""
+        asked = []
+        for image, mine in zip(images, regions, strict=True):
+            for region in mine:
+                told, pictures = self._shown(image, [region])
+                asked.append(Question(f"{told}\nDescribe {prompt_name(0)} in detail, and nothing else.", pictures))
+        replies = dict(ask_all(self._endpoint, asked))
+        answers = iter([_answer(replies[k]) for k in range(len(asked))])
+        return [[next(answers) for _ in mine] for mine in regions]
+
+    def _shown(self, image: Image.Image, regions: Sequence[Region]) -> tuple[str, list[Image.Image]]:
+        """What is said of the regions, and the pictures to go with it."""
+        picture = load_image(image)
+        located = [region.locate(*picture.size) for region in regions]
+        if self._marks == "drawn":
+            names = ", ".join(f"{prompt_name(k)} in the box with number {k}" for k in range(len(located)))
+            return f"The picture shows {names}.", [numbered(picture, located)]
+        if self._marks == "text":
+            lines = [f"{prompt_name(k)}: {', '.join(map(str, region.box))}" for k, region in enumerate(located)]
+            size = f"{picture.width} x {picture.height} pixels"
+            return "\n".join([f"Boxes as x0, y0, x1, y1 in the picture of {size}:", *lines]), [picture]
+        pictures = [picture, *(crop for region in located for crop in focal_crop(picture, region))]
+        names = ", ".join(prompt_name(k) for k in range(len(located)))
+        return f"After the picture come, for each of {names}, its surroundings and its mask in them.", pictures
+
+
+class RivalScene:
+    """A picture with its regions; see `gar.predictor.Scene`."""
+
+    def __init__(self, endpoint: Judge, told: str, pictures: Sequence[Image.Image]):
+        self._endpoint, self._told, self._pictures = endpoint, told, pictures
+
+    def ask(self, question: str, choices: Sequence[str] | None = None, **_: Any) -> Answer:
+        """As `Scene.ask`; a choice that is not clear is the reply itself.
+
+        Raises:
+            ValueError: no reply.
+        """
+        if choices is None:
+            return _answer(self._endpoint.ask(f"{self._told}\n{question}", self._pictures))
+        asked = "\n".join([self._told, f"Question: {question}", *choices, "Write the letter of the right option only."])
+        answer = _answer(self._endpoint.ask(asked, self._pictures))
+        texts = [choice.partition(". ")[2] for choice in choices]
+        try:
+            place = read_choice(answer.text, texts)
+        except ValueError:
+            return answer
+        return Answer(texts[place], choices[place][0], answer.confidence, [], 0)
+
+
+def _answer(reply: Any) -> Answer:
+    if reply.text is None:
+        raise ValueError(f"no reply: {reply.error}")
+    return Answer(reply.text.strip(), None, math.nan, [], 0)
