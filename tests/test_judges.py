@@ -201,7 +201,6 @@ def test_a_stall_times_out_and_is_asked_again(fake_endpoint):
     ("failure", "reason"),
     [
         (503, "status 503"),
-        (HANG_UP, "Connection error"),
         (NOT_JSON, "no chat completion: '<html>gateway</html>'"),
         (NO_CHOICES, "no chat completion"),
     ],
@@ -212,6 +211,20 @@ def test_a_failure_that_does_not_pass_is_an_error_with_its_reason(fake_endpoint,
     assert reply.text is None and reply.error is not None
     assert reply.error.startswith("no reply in 3 tries") and reason in reply.error
     assert fake.asked["item"] == 3
+
+
+def test_a_lost_connection_is_an_error_where_there_was_one_before(fake_endpoint):
+    fake = fake_endpoint(lambda question, before: {"good": OK, "bad": HANG_UP}[question])
+    judge = Endpoint(fake.url, "m", tries=2)
+    assert judge.ask("good").text
+    assert judge.ask("bad").error == "no reply in 2 tries, the last: Connection error."
+
+
+def test_an_endpoint_that_is_not_there_stops_the_judge(fake_endpoint):
+    fake = fake_endpoint()
+    fake.close()
+    with pytest.raises(Stopped, match="no connection in 2 tries"):
+        Endpoint(fake.url, "m", tries=2).ask("item")
 
 
 def test_a_question_that_is_refused_is_an_error_at_once(fake_endpoint):
@@ -282,7 +295,7 @@ def test_at_the_limit_of_requests_all_replies_are_given_and_kept(fake_endpoint, 
     questions = [Question(f"item {k}") for k in range(20)]
     fake = fake_endpoint(delay_s=0.01)
     got: dict[int, Reply] = {}
-    with pytest.raises(Stopped, match="limit of 7 requests is reached"):
+    with pytest.raises(Stopped, match="7 requests reach the limit of 7"):
         got.update(ask_all(Endpoint(fake.url, "m", cache=tmp_path / "cache", request_limit=7), questions, threads=3))
     got = collected(Endpoint(fake.url, "m", cache=tmp_path / "cache", request_limit=7), questions)
     assert sum(fake.asked.values()) == 14 == len(got)
@@ -303,7 +316,7 @@ def collected(judge: Endpoint, questions: list[Question]) -> dict[int, Reply]:
 
 def test_tries_count_as_requests(fake_endpoint):
     judge = Endpoint(fake_endpoint(plan(500)).url, "m", request_limit=3)
-    with pytest.raises(Stopped, match="limit of 3 requests"):
+    with pytest.raises(Stopped, match="3 requests reach the limit of 3"):
         judge.ask("item")
 
 
@@ -311,7 +324,7 @@ def test_the_limit_of_tokens_stops_the_judge(fake_endpoint):
     judge = Endpoint(fake_endpoint().url, "m", token_limit=25)
     for k in range(3):
         assert judge.ask(f"item {k}").text
-    with pytest.raises(Stopped, match=r"limit of 25 tokens is reached \(30 used\)"):
+    with pytest.raises(Stopped, match="30 tokens reach the limit of 25"):
         judge.ask("item 3")
 
 

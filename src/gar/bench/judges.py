@@ -70,9 +70,9 @@ class Judge(Protocol):
 
 
 class Stopped(ValueError):
-    """The judge answers nothing more: a limit is reached, or the endpoint refuses whatever it is asked.
+    """The judge answers nothing more: a limit is reached, or the endpoint is not there or refuses whatever it is asked.
 
-    Every reply until here is kept; the same run, started again, goes on behind them.
+    What was said until here is in the cache; the same run, started again, goes on from there.
     """
 
 
@@ -172,6 +172,7 @@ class Endpoint:
         self.base_url, self.model = base_url.rstrip("/"), model
         self.name = f"{model} at {self.base_url}"
         self.requests = self.tokens = 0
+        self._reached = False
         self._sampling, self._tries = dict(sampling), tries
         self._spacing_s = 60 / rate_limit if rate_limit else 0.0
         self._request_limit, self._token_limit = request_limit, token_limit
@@ -188,7 +189,7 @@ class Endpoint:
             repeat: the same question with another number is asked anew.
 
         Raises:
-            Stopped: a limit is reached, or the endpoint refuses the key, the model, or asks to come back much later.
+            Stopped: a limit is reached; the endpoint is not there, refuses key or model, or asks to come back too late.
         """
         pictures = [picture.convert("RGB") for picture in pictures]
         if self._cache is None:
@@ -217,26 +218,32 @@ class Endpoint:
             try:
                 return self._read(create(model=self.model, messages=[message], extra_body=self._sampling))
             except openai.APIStatusError as error:
+                self._reached = True
                 if error.status_code in MEANT_FOR_ALL or error.code == "insufficient_quota":
                     raise Stopped(f"{self.name} refuses every question: {error.message}") from error
                 if error.status_code not in PASSING and error.status_code < 500:
                     return Reply(None, f"refused: {error.message}")
                 failure = f"status {error.status_code}"
                 asked_wait_s = _retry_after_s(error.response.headers.get("retry-after"))
+            except openai.APITimeoutError as error:
+                self._reached = True
+                failure = error.message
             except openai.APIConnectionError as error:
                 failure = error.message
             except ValueError as error:
                 failure = str(error)
             if attempt + 1 < self._tries:
                 self._pause(attempt, asked_wait_s)
+        if not self._reached:  # a wrong address, which would keep every question waiting as long
+            raise Stopped(f"{self.name}: no connection in {self._tries} tries")
         return Reply(None, f"no reply in {self._tries} tries, the last: {failure}")
 
     def _take_turn(self) -> None:
         with self._lock:
-            if self._request_limit is not None and self.requests >= self._request_limit:
-                raise Stopped(f"{self.name}: the limit of {self._request_limit} requests is reached")
-            if self._token_limit is not None and self.tokens >= self._token_limit:
-                raise Stopped(f"{self.name}: the limit of {self._token_limit} tokens is reached ({self.tokens} used)")
+            limits = ("requests", self.requests, self._request_limit), ("tokens", self.tokens, self._token_limit)
+            for what, used, limit in limits:
+                if limit is not None and used >= limit:
+                    raise Stopped(f"{self.name}: {used} {what} reach the limit of {limit}; run again to go on")
             self.requests += 1
             turn = max(self._next_turn, time.monotonic())
             self._next_turn = turn + self._spacing_s
@@ -247,13 +254,14 @@ class Endpoint:
             # Unseeded: two processes that failed together are not to come back together.
             time.sleep(random.uniform(0.5, 1) * min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S))
         elif asked_wait_s > 10 * LONGEST_WAIT_S:
-            raise Stopped(f"{self.name} asks to come back in {asked_wait_s:.0f} seconds")
+            raise Stopped(f"{self.name} asks to come back in {asked_wait_s:.0f} seconds; run again then to go on")
         else:
             with self._lock:
                 self._next_turn = max(self._next_turn, time.monotonic() + asked_wait_s)
 
     def _read(self, response: Any) -> Reply:
         body = response.http_response.text
+        self._reached = True
         try:
             completion = json.loads(body)
             message = completion["choices"][0]["message"]
