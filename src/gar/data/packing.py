@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gar.data.sample import Sample, Turn
 from gar.inputs.processor import CutImage, GARProcessor
-from gar.inputs.prompt import DESCRIBE, IGNORED, PromptWriter, prompt_name, prompts_named
+from gar.inputs.prompt import DESCRIBE, IGNORED, prompt_name, prompts_named
 from gar.inputs.tiling import normalise
 from gar.regions import Located, Region
 
@@ -99,7 +99,9 @@ def pack(
     located = [_as_drawn(Region.rle(sample.masks[i]).locate(*picture.size), rng) for i in chosen]
 
     writer = processor.prompts
-    ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()))
+    # As published: where regions are only described, each description marks its own.
+    marking = config.prompt_style == "released" and all(turn.type == "detailed" for turn in turns)
+    ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()), "together" if marking else "ask")
     made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [0] * len(ids)}
     made["parents"] = [0] * len(ids)
     root, segment, answers = len(ids), 0, []
@@ -115,7 +117,11 @@ def pack(
         return len(ids) - len(tokens), len(ids)
 
     for turn in turns:
-        question = _question(turn, numbers, writer, rng)
+        if marking or config.prompt_style == "nano" and turn.type == "detailed" and rng.random() < 0.5:
+            (region,) = named(turn)  # in the released wording, right after the region
+            question = writer.encode_question(DESCRIBE, list(numbers.values()), "together", numbers[region])
+        else:
+            question = writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
         grow(question, root, 0, trained=False)
         parent, leaves = segment, [turn.answer, *(choice for choice in turn.choices if choice != turn.answer)]
         answers.append(
@@ -217,14 +223,6 @@ def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -
     log_shares = [scores[t.start : t.stop].log_softmax(0) for t in turns]
     right = sum(int(share.argmax() == 0) for share in log_shares)
     return -torch.stack([share[0] for share in log_shares]).mean(), right, len(turns)
-
-
-def _question(turn: Turn, numbers: dict[int, int], writer: PromptWriter, rng: random.Random) -> list[int]:
-    """The question as written; of detailed descriptions, half in the released wording, right after the region."""
-    if turn.type == "detailed" and rng.random() < 0.5:
-        (region,) = named(turn)
-        return writer.encode_question(DESCRIBE, list(numbers.values()), "together", numbers[region])
-    return writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
 
 
 def _as_drawn(region: Located, rng: random.Random) -> Located:
