@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import random
+from collections import Counter, deque
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +18,20 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 from safetensors.torch import load_file, save_file
+from tiny import tiny_config
 
 from gar.data.packing import answer_loss, collate, named, pack, packed_attention, ranking_loss, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
+from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
+from gar.inputs.prompt import DESCRIBE, ChatTurn
 from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, trainer
+from gar.train.checkpoint import load
+from gar.train.feed import Feed, Steps, share
 from gar.train.heads import RegionHeads
+from gar.train.log import Log
+from gar.train.objective import Objective
 from gar.train.recipes import Stage
 from gar.train.trainer import train
 
@@ -62,6 +73,21 @@ def processor(samples) -> GARProcessor:
     texts = (text for s in samples for turn in s.turns for text in (turn.question, turn.answer))
     tokenizer = nano.build_tokenizer(texts)
     return GARProcessor(nano.config(tokenizer), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def released_processor(released_tokenizer) -> GARProcessor:
+    changes: Any = {"replay_frame": "released", "inclusive_boxes": True, "max_num_tiles": 4}
+    config = tiny_config(**changes)
+    config.text_config.vocab_size = len(released_tokenizer)
+    config.image_token_id, config.crop_token_ids = 128002, [128004, 128005, 128008, 128010, 128011]
+    config.prompt_token_ids = list(range(128256, 128261))
+    return GARProcessor(config, released_tokenizer)
+
+
+@pytest.fixture(params=["nano", "released"])
+def either_processor(request) -> GARProcessor:
+    return request.getfixturevalue("processor" if request.param == "nano" else "released_processor")
 
 
 def fresh(processor: GARProcessor) -> GARForConditionalGeneration:
@@ -120,9 +146,9 @@ def branches(packed) -> list[list[int]]:
     return paths
 
 
-def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, processor):
-    model = fresh(processor)
-    packed = pack(samples[0], processor, random.Random(1), num_turns=9, max_regions=3)
+def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, either_processor):
+    model = fresh(either_processor)
+    packed = pack(samples[0], either_processor, random.Random(1), num_turns=9, max_regions=3)
     assert packed is not None and any(turn.choices for turn in packed.turns)
     batch = collate([packed], 0)
     ids, labels = batch["input_ids"], batch["labels"]
@@ -156,6 +182,19 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, pr
     assert torch.allclose(ranking, torch.stack(groups).mean(), atol=1e-5)
 
 
+def test_descriptions_in_the_released_form_are_the_published_conversations_of_one_turn(samples, released_processor):
+    described = replace(samples[0], turns=[turn for turn in samples[0].turns if turn.type == "detailed"])
+    packed = pack(described, released_processor, random.Random(0), num_turns=3, max_regions=3)
+    assert packed is not None
+    numbers = dict(zip(packed.things, packed.boxes, strict=True))
+    for path, turn in zip(branches(packed), packed.turns, strict=True):
+        (region,) = named(turn)
+        alone = [ChatTurn(DESCRIBE, turn.answer, numbers[region])]
+        tiles = len(packed.cut.tiles)
+        expected = released_processor.prompts.encode_conversation(tiles, alone, sorted(numbers.values()))
+        assert ([packed.input_ids[i] for i in path], [packed.labels[i] for i in path]) == expected
+
+
 def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, tmp_path):
     stage = Stage("language", steps=4, batch=2, turns=3, regions=3, warmup=2)
 
@@ -166,7 +205,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
         train(model, processor, samples, stage, out, **options)
         return {**model.state_dict(), **heads.state_dict()}
 
-    def stop() -> dict[str, float]:
+    def stop(_) -> dict[str, float]:
         raise KeyboardInterrupt
 
     whole = run(tmp_path / "whole", fresh(processor))
@@ -192,33 +231,31 @@ def test_two_processes_train_as_one_that_takes_the_mean_of_both_parts(samples, p
     assert all(torch.equal(first[name], second[name]) for name in first)
 
     alone = fresh(processor)
-    optimizer, rates = trainer._optimizer(alone, None, stage)
-    parts = [trainer.Steps(samples, processor, stage, 0, None) for _ in range(2)]
-    for rank, part in enumerate(parts):
-        part.rank, part.world = rank, 2
-    alone.train()
-    alone.model.vision_tower.eval()
-    for step in range(stage.steps):
-        losses = [trainer._loss(alone, processor, part[step], stage, None)[0] for part in parts]
-        optimizer.zero_grad()
-        torch.stack(losses).mean().backward()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * trainer._schedule(step, stage)
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
-        optimizer.step()
+    train(alone, processor, samples, replace(stage, at_once=1), tmp_path / "alone", workers=0)
     assert all(torch.allclose(first[name], value, atol=1e-5) for name, value in alone.state_dict().items())
     assert sum((first[name] - value).abs().sum() for name, value in fresh(processor).state_dict().items()) > 1
 
 
 def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, processor):
-    steps = trainer.Steps(samples, processor, Stage("a", steps=1, batch=2, turns=1, regions=1), 0, None)
-    assert len(steps[0]) == 2
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(ValueError, match="3 pictures a step .* 2 processes"),
-    ):
-        patch.setattr(trainer, "rank_and_world", lambda: (0, 2))
-        trainer.Steps(samples, processor, Stage("a", steps=1, batch=3, turns=1, regions=1), 0, None)
+    stage = Stage("a", steps=1, batch=3, turns=1, regions=1)
+    assert len(Steps(samples, processor, stage, 0)[0]) == 3
+    with pytest.raises(ValueError, match="3 pictures a step .* 2 processes"):
+        Steps(samples, processor, stage, 0, rank=0, world=2)
+    with pytest.raises(ValueError, match="groups of 2: expected whole groups"):
+        Steps(samples, processor, replace(stage, at_once=2), 0)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_groups_are_shared_whole_and_weigh_the_same_whatever_the_number_of_processes(world: int):
+    stage = Stage("a", steps=1, batch=10, turns=1, regions=1, at_once=2)
+    shares = [share(stage, rank, world) for rank in range(world)]
+    assert [place for part in shares for place in part] == list(range(10))
+    weights: Counter[int] = Counter()
+    for part in shares:
+        packs: Any = [SimpleNamespace(input_ids=[0] * place, place=place) for place in part]
+        for weight, group, _ in trainer._groups(packs, stage, world):
+            weights.update({p.place: weight / world for p in group})
+    assert list(weights.values()) == pytest.approx([1 / 5] * 10)
 
 
 def test_the_loss_falls_and_is_logged(samples, processor, tmp_path):
@@ -237,3 +274,102 @@ def test_the_towers_first_blocks_can_stay_as_they_are(samples, processor, tmp_pa
     tower = {n.partition("timm_model.")[2].rpartition(".")[0] for n in moved if "timm_model" in n}
     assert tower and not any(n.startswith(("conv_stem", "bn1", "blocks.0.", "blocks.1.")) for n in tower)
     assert any(n.startswith("blocks.2.") for n in tower) and not any("mask_patch" in n for n in moved)
+
+
+def data_of(samples: list[Sample]) -> Data:
+    return Data([Shard("a", lambda: samples[:4]), Shard("b", lambda: samples[4:])], Rejects())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_walk_over_data_goes_on_behind_the_very_sample_it_was_stopped_at(samples, processor, workers):
+    stage = Stage("a", steps=7, batch=2, turns=2, regions=2)
+
+    def ids(start: int, places: list, count: int) -> tuple[list, list]:
+        feed = Feed(data_of(samples), processor, stage, 0, None, 0, 1, start, places, workers)
+        seen = [[p.input_ids for p in packs] for packs in islice(feed, count)]
+        return seen, feed.places
+
+    whole, _ = ids(0, [], 7)
+    first, places = ids(0, [], 3)
+    rest, _ = ids(3, json.loads(json.dumps(places)), 4)
+    assert len(whole) == 7 and first + rest == whole
+
+
+def test_data_in_streaming_trains_and_its_place_is_kept(samples, processor, tmp_path):
+    stage = Stage("a", steps=3, batch=2, turns=2, regions=2, heads=0.0)
+    train(fresh(processor), processor, data_of(samples), stage, tmp_path, workers=0, save_every=1, keep=2)
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000002", "step-00000003"]
+    about = json.loads((tmp_path / "step-00000003" / "step.json").read_text())
+    assert about["step"] == 3 and about["places"] == [[[0, 0, 6]]]
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(samples, processor, tmp_path, capsys):
+    stage = Stage("a", steps=2, batch=1, turns=1, regions=1, heads=0.0)
+    objective = train(fresh(processor), processor, samples, stage, tmp_path, workers=0, save_every=1)
+    file = tmp_path / "step-00000002" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert load(tmp_path, objective, objective.optimizer()[0])[0] == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"gar: {tmp_path / 'step-00000002'} is damaged")
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_a_weight(samples, processor, tmp_path):
+    stage = Stage("a", steps=1, batch=1, turns=1, regions=1, heads=0.0)
+    objective = train(fresh(processor), processor, samples, stage, tmp_path, workers=0)
+    del objective.model.model.mention
+    with pytest.raises(ValueError, match="another run: 2 weights differ in name, such as model.mention.bias"):
+        load(tmp_path, objective, objective.optimizer()[0])
+
+
+@pytest.mark.parametrize("part", ["tower", "mask", "projector", "language"])
+def test_a_frozen_part_stays_as_it_is_and_the_others_train(samples, processor, tmp_path, part):
+    stage = Stage("a", steps=1, batch=1, turns=4, regions=2, frozen=(part,), heads=0.0, rate=0.1)
+    before = {name: value.clone() for name, value in fresh(processor).named_parameters()}
+    after = dict(train(fresh(processor), processor, samples, stage, tmp_path, workers=0).model.named_parameters())
+    names = {"tower": "vision_tower", "mask": "mask_patch", "projector": "projector", "language": "layers.0"}
+    for other, name in names.items():
+        same = all(torch.equal(before[n], after[n]) for n in before if name in n)
+        assert same == (other == part), other
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_its_batch_and_untouched_weights(samples, processor, tmp_path):
+    stage = Stage("a", steps=1, batch=2, turns=2, regions=2, heads=0.0)
+    model = fresh(processor)
+    with torch.no_grad():
+        model.model.mention.weight[0, 0] = float("nan")
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with pytest.raises(ValueError, match="the loss is nan.*stopped-0 has the samples"):
+        train(model, processor, samples, stage, tmp_path, workers=0)
+    assert len(list(read_shards(tmp_path / "stopped-0"))) == 2
+    assert len(load_file(tmp_path / "stopped-0" / "batch-0.safetensors")["input_ids"]) == 2
+    assert all(torch.equal(value, before[name]) or "mention" in name for name, value in model.named_parameters())
+
+
+def test_a_sudden_loss_is_a_spike_and_a_small_one_is_not(samples, processor, tmp_path):
+    stage = Stage("a", steps=1, batch=1, turns=1, regions=1, spike=5)
+    packs: Any = Steps(samples, processor, stage, 0)[0]
+    objective = Objective(fresh(processor), stage)
+
+    def check(usual: float, loss: float) -> None:
+        trainer._check(loss, 1.0, deque([usual] * 50, 50), stage, tmp_path / "stopped-0", packs, objective)
+
+    check(0.001, 0.4)
+    check(1.0, 5.0)
+    with pytest.raises(ValueError, match="5 times that of the steps before"):
+        check(1.0, 5.6)
+
+
+def test_a_run_that_goes_on_drops_the_lines_after_its_checkpoint(tmp_path):
+    log = Log(tmp_path, "a", 0)
+    log({"step": 1, "language": 2.0})
+    log({"step": 2, "language": 1.0})
+    log.close()
+    again = Log(tmp_path, "a", 1)
+    again({"step": 2, "language": 1.5, "validation": {"loss": 3.0}})
+    again.plot()
+    again.close()
+    assert [json.loads(line)["language"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [2.0, 1.5]
+    assert Image.open(tmp_path / "loss.png").size == (960, 540)
+    assert list((tmp_path / "tensorboard").iterdir())

@@ -28,10 +28,11 @@ from gar.data.sample import Sample, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
+from gar.train.checkpoint import rank_and_world
 from gar.train.heads import ATTRIBUTES, RegionHeads
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
-from gar.train.trainer import rank_and_world, train
+from gar.train.trainer import train
 
 NUM_PROMPTS = 16
 BOS, EOS, PAD, IMAGE, ANSWER = "<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>"
@@ -239,7 +240,7 @@ def run(
     words = {name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES}
     heads = RegionHeads(model.config.text_config.hidden_size, words)
     for stage in stages or nano_stages():
-        validate = (lambda: open_accuracy(model, processor, held_out)) if stage.language else None
+        validate = (lambda _: open_accuracy(model, processor, held_out)) if stage.language else None
         train(
             model, processor, samples, stage, out / stage.name,
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=500,

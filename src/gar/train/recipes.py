@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+
+PARTS = ("tower", "mask", "projector", "language")
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stretch of training with one set of settings.
 
-    steps: optimiser steps. batch: pictures a step. turns, regions: at most so many a picture.
+    steps: optimiser steps. batch: pictures a step, of all processes. turns, regions: at most so many a picture.
+    at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
+        number of processes. 0: each process takes its share of the batch as one group.
     language: whether the language model reads the turns; without, only the auxiliary heads train.
-    train_tower: whether gradients reach the vision tower and the mask embedding.
+    frozen: parts that stay as they are: "tower", "mask" (its embedding), "projector" (all between tower and language
+        model), "language".
     frozen_blocks: so many of a convolutional tower's first blocks, its stem and the mask embedding stay as they are;
         they learn little, and take a quarter of the time.
+    lora_rank: train adapters of that rank on `lora_parts` ("language", "projector"), and nothing else; 0 for none.
+    four_bit: hold the frozen language model in 4 bits; needs bitsandbytes and a CUDA GPU.
     rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
         tower's, and that of the mask embedding and of everything between tower and language model, as factors of it.
+    betas, weight_decay: of AdamW; biases and norms do not decay. clip: the longest gradient.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     balance: how far a long answer is kept from outweighing a short one, see `answer_loss`.
+    spike: a loss so many times that of the steps before stops the run; 0 never.
+    max_tiles: most tiles of a picture; 0 leaves it to the checkpoint.
     """
 
     name: str
@@ -26,18 +37,30 @@ class Stage:
     batch: int
     turns: int
     regions: int
+    at_once: int = 0
     language: bool = True
-    train_tower: bool = True
+    frozen: tuple[str, ...] = ()
     frozen_blocks: int = 0
+    lora_rank: int = 0
+    lora_parts: tuple[str, ...] = ("language",)
+    four_bit: bool = False
     rate: float = 1e-3
     tower_rate: float = 0.3
     vision_rate: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 50
     floor: float = 0.0
     weight_decay: float = 0.01
+    clip: float = 1.0
     heads: float = 1.0
     ranking: float = 1.0
     balance: float = 0.0
+    spike: float = 20.0
+    max_tiles: int = 0
+
+    def __post_init__(self):
+        if unknown := {*self.frozen, *self.lora_parts} - {*PARTS}:
+            raise ValueError(f"no part {sorted(unknown)[0]!r} to freeze or adapt, expected some of {', '.join(PARTS)}")
 
 
 def nano() -> list[Stage]:
@@ -50,11 +73,58 @@ def nano() -> list[Stage]:
             "vision", steps=1000, batch=16, turns=1, regions=8, language=False, tower_rate=0.5, warmup=40, floor=0.05,
         ),
         Stage(
-            "language", steps=2000, batch=4, turns=16, regions=8, train_tower=False, rate=1.5e-3, heads=0.2,
-            balance=0.5, warmup=80, floor=1.0,
+            "language", steps=2000, batch=4, turns=16, regions=8, frozen=("tower", "mask", "projector"), rate=1.5e-3,
+            heads=0.2, balance=0.5, warmup=80, floor=1.0,
         ),
         Stage(
             "joint", steps=7500, batch=4, turns=16, regions=8, frozen_blocks=2, rate=1.5e-3, tower_rate=0.2,
             vision_rate=0.3, balance=0.5,
         ),
     ]  # fmt: skip
+
+
+def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
+    """GAR-1B as published: everything trains, 64 pictures a step, at most 16 tiles each (arXiv 2510.18876).
+
+    The published run warms up by fractions of a step from 1e-5 of the rate; this one from one step's share of it.
+    """
+    steps = _steps(samples, epochs, batch=64)
+    return [
+        Stage(
+            "gar-1b", steps=steps, batch=64, at_once=1, turns=4, regions=4, max_tiles=16, rate=1e-5, tower_rate=1.0,
+            betas=(0.9, 0.999), warmup=math.ceil(0.03 * steps), weight_decay=0.0, heads=0.0, ranking=0.0,
+        ),
+    ]  # fmt: skip
+
+
+def gar_8b(samples: int, epochs: float = 1) -> list[Stage]:
+    """GAR-8B as published: as GAR-1B, with at most 8 tiles."""
+    (stage,) = gar_1b(samples, epochs)
+    return [replace(stage, name="gar-8b", max_tiles=8)]
+
+
+def finetune(samples: int, epochs: float = 3) -> list[Stage]:
+    """All weights, on data of one's own: small steps, and more pictures at once than are seen together."""
+    steps = _steps(samples, epochs, batch=16)
+    return [
+        Stage(
+            "finetune", steps=steps, batch=16, at_once=1, turns=16, regions=8, rate=1e-5, tower_rate=1.0,
+            betas=(0.9, 0.999), warmup=math.ceil(0.03 * steps), weight_decay=0.0, heads=0.0, ranking=0.0,
+        ),
+    ]  # fmt: skip
+
+
+def lora(samples: int, epochs: float = 3) -> list[Stage]:
+    """Adapters on the language model, on data of one's own: the rest stays as it is, and needs no gradients."""
+    (stage,) = finetune(samples, epochs)
+    return [replace(stage, name="lora", lora_rank=16, rate=2e-4)]
+
+
+def qlora(samples: int, epochs: float = 3) -> list[Stage]:
+    """As `lora`, over a language model held in 4 bits."""
+    (stage,) = lora(samples, epochs)
+    return [replace(stage, name="qlora", four_bit=True)]
+
+
+def _steps(samples: int, epochs: float, batch: int) -> int:
+    return max(1, round(samples * epochs / batch))

@@ -1,0 +1,139 @@
+"""What a run minimises, by which weights: the loss of some packs, the parts of a model, and their optimiser.
+
+One module with one `forward`, so that its weights can be sharded over processes as they are used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+
+from gar.data.packing import Pack, answer_loss, collate, ranking_loss
+from gar.model.gar import GARForConditionalGeneration
+from gar.train.heads import RegionHeads
+from gar.train.recipes import Stage
+
+VISION = ("tower", "mask", "projector")
+ADAPTER = ".lora_"  # in the name of a weight of peft
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a weight belongs to: one of `PARTS`, or "mention"."""
+    if "mask_patch_embedding" in name:
+        return "mask"
+    if "vision_tower." in name:
+        return "tower"
+    if "projector" in name or "pyramid." in name:
+        return "projector"
+    return "mention" if re.search(r"(^|\.)mention\.", name) else "language"
+
+
+class Objective(nn.Module):
+    """A model with the loss of one stage; on a GPU in bfloat16 where that is safe, and with activations recomputed.
+
+    Args:
+        heads: auxiliary heads, or None.
+        pad_id: of the tokenizer.
+    """
+
+    def __init__(
+        self, model: GARForConditionalGeneration, stage: Stage, heads: RegionHeads | None = None, pad_id: int = 0
+    ):
+        super().__init__()
+        self.model, self.heads = model, heads if stage.heads else None
+        self.stage, self.pad_id = stage, pad_id
+        freeze(model, stage)
+        self.vision_trains = any(p.requires_grad and part_of(name) in VISION for name, p in model.named_parameters())
+        self.device = next(model.parameters()).device
+        if self.device.type == "cuda":
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def training_mode(self) -> None:
+        """As `train`, but the tower's batch norms keep their statistics: batches here are small."""
+        self.train()
+        self.model.model.vision_tower.eval()
+
+    def forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Tensor | None]:
+        """The loss of some packs, figures to be summed, and the logits (B, S, V) if the language model was asked."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self._forward(packs)
+
+    def _forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Tensor | None]:
+        batch = on(self.device, collate(packs, self.pad_id))
+        inner, stage = self.model.model, self.stage
+        with torch.set_grad_enabled(self.vision_trains and torch.is_grad_enabled()):
+            features = inner.encode(batch["pixel_values"], batch["mask_values"])
+        regions = inner.cut(features, batch["tile_grids"], batch["region_boxes"])
+        loss, figures, logits = features.new_zeros(()), {"steps": 1.0}, None
+        if stage.language:
+            embeds = inner.embed(batch["input_ids"], features, regions, batch["region_boxes"])
+            logits = self.model(
+                inputs_embeds=embeds,
+                attention_mask=batch["attention_mask"],
+                position_ids=batch["position_ids"],
+                use_cache=False,
+            ).logits
+            answers = answer_loss(logits, packs, batch["input_ids"], stage.balance)
+            ranking, right, asked = ranking_loss(logits, packs, batch["input_ids"])
+            loss = answers + stage.ranking * ranking
+            figures |= {"language": answers.item(), "right/choices": right, "asked/choices": asked}
+        if self.heads is not None and any(batch["region_boxes"]):
+            summaries = inner.mention(regions.flatten(1))
+            head_loss, right = self.heads(summaries, packs)
+            loss = loss + stage.heads * head_loss
+            figures["heads"] = head_loss.item()
+            for name, (hits, asked) in right.items():
+                figures[f"right/{name}"], figures[f"asked/{name}"] = hits, asked
+        return loss, figures, logits
+
+    def shard(self, mesh: Any) -> None:
+        """Spread weights, gradients and the optimiser's state over the processes of a mesh (FSDP2).
+
+        The blocks of tower and language model are gathered one after the other as they are used; the rest together.
+        """
+        tower: Any = self.model.model.vision_tower.timm_model
+        for block in (*self.model.model.language_model.layers, *tower.blocks):
+            fully_shard(block, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+
+    def optimizer(self) -> tuple[torch.optim.AdamW, list[float]]:
+        """AdamW over all that trains, and the peak rate of each of its groups."""
+        stage = self.stage
+        tower, between, rest = [], [], []
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                part = part_of(name)
+                (tower if part == "tower" else between if part in VISION else rest).append(parameter)
+        if self.heads is not None:
+            rest += list(self.heads.parameters())
+        groups, rates = [], []
+        for parameters, factor in ((tower, stage.tower_rate), (between, stage.vision_rate), (rest, 1.0)):
+            for decays in (True, False):
+                chosen = [p for p in parameters if (p.ndim > 1) == decays]
+                if chosen:
+                    groups.append({"params": chosen, "weight_decay": stage.weight_decay * decays})
+                    rates.append(stage.rate * factor)
+        return torch.optim.AdamW(groups, lr=stage.rate, betas=stage.betas), rates
+
+
+def freeze(model: GARForConditionalGeneration, stage: Stage) -> None:
+    """Let only those weights train that a stage trains: of a model with adapters, only these."""
+    early = rf"mask_patch|\.(conv_stem|bn1|blocks\.[0-{stage.frozen_blocks - 1}])\."
+    adapted = any(ADAPTER in name for name, _ in model.named_parameters())
+    frozen = {*stage.frozen, *([] if stage.language else ["language"])}
+    for name, parameter in model.named_parameters():
+        if adapted:
+            parameter.requires_grad_(ADAPTER in name)
+        else:
+            early_one = stage.frozen_blocks and re.search(early, name)
+            parameter.requires_grad_(part_of(name) not in frozen and not early_one)
+
+
+def on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with its tensors on a device."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
