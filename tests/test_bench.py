@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +368,41 @@ def test_score_writes_the_json_of_the_contract(tmp_path: Path, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
+def test_score_asks_a_judge_at_an_endpoint_and_never_twice(tmp_path: Path, capsys):
+    pytest.importorskip("openai", reason="asking an endpoint needs the extra bench")
+    asked: list[dict[str, Any]] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            message = {"role": "assistant", "content": "A"}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+            reply |= {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            body = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    small.dlc(tmp_path)
+    texts = small.write(tmp_path / "p.json", {"11": "a cup", "12": "a bus"})
+    judge = ["--judge", f"http://127.0.0.1:{server.server_port}/v1", "--judge-model", "m"]
+    command = ["bench", "score", "dlc", "--predictions", str(texts), *judge, "--json"]
+    for _ in range(2):
+        assert main([*command, "--judge-cache", str(tmp_path / "cache.sqlite")]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["scores"]["negative"]["value"] == 1 and found["scores"]["positive"]["value"] == 0
+    server.shutdown()
+    # Two regions, each asked for its class, once the same positive question twice, and a negative one.
+    assert len(asked) == 6 and len(asked[0]["messages"][0]["content"]) == 3
+
+
 def test_list_names_every_benchmark(capsys):
     assert main(["bench", "list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [one.name for one in BENCHMARKS]
@@ -408,3 +445,82 @@ def test_answers_of_another_benchmark_are_refused(tmp_path: Path):
     path = small.write(tmp_path / "run.jsonl", [{"run": {"benchmark": "dlc-bench"}}, {"id": "0", "answer": "A"}])
     with pytest.raises(ValueError, match="a run of dlc-bench"):
         read_answers(benchmark("vqa"), path, items)
+
+
+# --- video, names, short captions -------------------------------------------------------------------------------------
+
+
+def test_videorefer_q_reads_letters_as_published_and_asks_about_one_frame(tmp_path: Path):
+    rows = [
+        {
+            "id": k, "video": f"DAVIS/{k // 2}", "Question": "Is <object3><region> beside <object1><region>?",
+            "options": ["(A) Yes", "(B) No"], "Answer": "(B) No", "type": "Basic Questions", "frame_idx": "57",
+            "annotation": [{"57": {"segmentation": small.rle(0, 0, 9, 9)}}] * 2,
+        }
+        for k in range(4)
+    ]  # fmt: skip
+    small.write(tmp_path / "VideoRefer-Bench-Q.json", rows)
+    items, _ = load(benchmark("videorefer-q"), tmp_path)
+    assert items[0].question == "Is <Prompt0> beside <Prompt1>?" and items[0].choices == ("A. Yes", "B. No")
+    assert items[0].image == "DAVIS/0/00057.jpg" and len(items[0].masks) == 2
+    said = ["I think (B) No", "B) No", "B.", "A"]
+    made = [{"id": k, "pred": text} for k, text in enumerate(said)]
+    found = scored(benchmark("videorefer-q"), small.write(tmp_path / "p.jsonl", made))
+    assert figures(found) == {"accuracy": 0.75, "Basic Questions": 0.75}
+
+
+def test_videorefer_d_is_rated_on_four_aspects(tmp_path: Path):
+    rows = [
+        {"id": k, "video": f"{k}.mp4", "caption": f"thing {k}", "frame_idx": "2", "annotation": []} for k in range(3)
+    ]
+    small.write(tmp_path / "VideoRefer-Bench-D.json", rows)
+    path = small.write(tmp_path / "p.json", [{"id": k, "pred": "a thing"} for k in range(3)])
+    aspects = ["Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection"]
+    judge = Fixed(json.dumps(dict(zip(aspects, [5, 4, 3, 2], strict=True))))
+    found = scored(benchmark("videorefer-d"), path, judge=judge)
+    assert figures(found) == {"average": 3.5, **dict(zip(aspects, [5, 4, 3, 2], strict=True))}
+    assert "thing 2" in judge.asked[2].text
+    verdicts = [
+        {"id": 0, **dict.fromkeys(aspects, 5)},
+        {"id": 1, aspects[0]: 5},
+        {"id": 2, **dict.fromkeys(aspects, 6)},
+    ]
+    found = scored(benchmark("videorefer-d"), path, verdicts=small.write(tmp_path / "v.json", verdicts))
+    assert figures(found)["average"] == 5 and sum(found["unscored"].values()) == 2
+
+
+def test_names_are_measured_by_the_words_they_share(tmp_path: Path, monkeypatch):
+    rows = [
+        {
+            "file_name": "000.jpg", "height": 48, "width": 64, "categories": ["coffee_cup", "lid:cup"],
+            "annotations": [{"segmentation": [[1, 1, 20, 1, 20, 20]]}, {"segmentation": small.rle(0, 0, 9, 9)}],
+        }
+    ]  # fmt: skip
+    small.write(tmp_path / "lvis_val_1k_category.json", rows)
+    monkeypatch.setattr("gar.bench.naming.encoder", lambda: None)
+    items, _ = load(benchmark("lvis"), tmp_path)
+    assert [item.truth for item in items] == ["coffee cup", "lid cup"]
+    assert items[0].regions()[0].locate(64, 48).area == pytest.approx(180, abs=15)
+    found = scored(benchmark("lvis"), small.write(tmp_path / "p.json", {"0.0": "It is: a coffee cup.", "0.1": "door"}))
+    assert figures(found) == {"semantic iou": 0.3333} and "no semantic similarity" in found["notes"][0]
+    monkeypatch.setattr("gar.bench.naming.encoder", lambda: object())
+    monkeypatch.setattr("gar.bench.naming.similarity", lambda first, second: float(first == second))
+    found = scored(benchmark("lvis"), small.write(tmp_path / "p.json", {"0.0": "coffee cup.", "0.1": "door"}))
+    assert figures(found) == {"semantic iou": 0.5, "semantic similarity": 0.5} and found["notes"] == []
+
+
+def test_short_captions_are_measured_beside_all_others(tmp_path: Path):
+    texts = ["a red cup on the table", "the dog at the door", "two green chairs by a wall"]
+    content = {
+        "images": [
+            {"id": k, "file_name": f"COCO_train2014_00{k}.jpg", "height": 48, "width": 64, "caption": text}
+            for k, text in enumerate(texts)
+        ],
+        "annotations": [{"id": 10 + k, "image_id": k, "segmentation": small.rle(0, 0, 9, 9)} for k in range(3)],
+    }
+    small.write(tmp_path / "finetune_refcocog_val_with_mask.json", content)
+    made = [{"image_id": "10", "caption": texts[0]}, {"image_id": 11, "caption": "nothing alike"}]
+    found = scored(benchmark("refcocog"), small.write(tmp_path / "p.json", made))
+    assert [row["image"] for row in found["items"]] == ["000.jpg", "001.jpg", "002.jpg"]
+    assert found["items"][0]["value"] == pytest.approx(10) and found["items"][1]["value"] == 0
+    assert found["scores"]["cider"]["n"] == 2 and found["unscored"] == {"no answer": 1}

@@ -8,9 +8,24 @@ from gar.bench.dlc import DLC
 from gar.bench.ferret import Ferret
 from gar.bench.gar_bench import VQA, Detailed, Simple
 from gar.bench.mdvp import MDVP
+from gar.bench.naming import LVIS, PACO
+from gar.bench.refcocog import RefCOCOg
 from gar.bench.task import Benchmark
+from gar.bench.videorefer import VideoReferD, VideoReferQ
 
-BENCHMARKS: tuple[Benchmark, ...] = (VQA(), Simple(), Detailed(), DLC(), Ferret(), MDVP())
+BENCHMARKS: tuple[Benchmark, ...] = (
+    VQA(),
+    Simple(),
+    Detailed(),
+    DLC(),
+    Ferret(),
+    MDVP(),
+    VideoReferQ(),
+    VideoReferD(),
+    LVIS(),
+    PACO(),
+    RefCOCOg(),
+)
 
 
 def benchmark(name: str) -> Benchmark:

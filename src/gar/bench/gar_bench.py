@@ -18,41 +18,10 @@ from gar.bench.views import focal_crop
 from gar.regions import load_image
 
 
-class _GARBench(Benchmark):
-    """What the three parts share: a list of objects that predictions repeat and extend by "model_output"."""
+class Choices(Benchmark):
+    """Multiple choice: an answer is right that equals the right letter, in either case."""
 
-    self_contained = True
-    source = f"{PUBLISHED}/GAR-Bench/annotations"
-
-    def items(self, path: Path) -> list[Item]:
-        return [self._item(str(index), row) for index, row in enumerate(read_json(path))]
-
-    def _item(self, index: str, row: dict[str, Any]) -> Item:
-        raise NotImplementedError
-
-    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        by_image = {row["image"]: row["model_output"] for row in rows}
-        return {item.id: by_image[item.image] for item in items if item.image in by_image}
-
-
-class VQA(_GARBench):
-    name = "gar-bench-vqa"
-    title = "GAR-Bench, multiple choice about one or many regions"
-    annotations = "GAR-Bench-VQA.json"
-    files = {annotations: "442701d1143cb1004a9e72d2ba0945bcfc5c1bf88b57d010cebe4dc1ef532827"}
     judged = False
-
-    def _item(self, index: str, row: dict[str, Any]) -> Item:
-        return Item(
-            index,
-            row["image"],
-            tuple(row["mask_rles"]),
-            row["question"],
-            tuple(row["choices"]),
-            row["type"],
-            row.get("image_path", row["image"]),
-            row["answer"],
-        )
 
     def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
         right = answer.lower() == item.truth.lower()
@@ -82,6 +51,42 @@ class VQA(_GARBench):
             for name, kinds in self._types(items).items()
             if (count := sum(item.type in kinds for item in there))
         }
+
+
+class _GARBench(Benchmark):
+    """What the three parts share: a list of objects that predictions repeat and extend by "model_output"."""
+
+    self_contained = True
+    source = f"{PUBLISHED}/GAR-Bench/annotations"
+
+    def items(self, path: Path) -> list[Item]:
+        return [self._item(str(index), row) for index, row in enumerate(read_json(path))]
+
+    def _item(self, index: str, row: dict[str, Any]) -> Item:
+        raise NotImplementedError
+
+    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
+        by_image = {row["image"]: row["model_output"] for row in rows}
+        return {item.id: by_image[item.image] for item in items if item.image in by_image}
+
+
+class VQA(_GARBench, Choices):
+    name = "gar-bench-vqa"
+    title = "GAR-Bench, multiple choice about one or many regions"
+    annotations = "GAR-Bench-VQA.json"
+    files = {annotations: "442701d1143cb1004a9e72d2ba0945bcfc5c1bf88b57d010cebe4dc1ef532827"}
+
+    def _item(self, index: str, row: dict[str, Any]) -> Item:
+        return Item(
+            index,
+            row["image"],
+            tuple(row["mask_rles"]),
+            row["question"],
+            tuple(row["choices"]),
+            row["type"],
+            row.get("image_path", row["image"]),
+            row["answer"],
+        )
 
 
 class _Caption(_GARBench):

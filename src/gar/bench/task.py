@@ -117,6 +117,10 @@ class Benchmark:
         """
         raise NotImplementedError
 
+    def finish(self, items: Sequence[Item], scores: Sequence[Score]) -> list[Score]:
+        """The scores, completed by what is known of an item only beside all others."""
+        return list(scores)
+
     def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
         """The figures, without what is unscored."""
         return {"score": average(items, [score.value for score in scores])}
@@ -138,6 +142,16 @@ def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
     """The mean of the values that there are, resampled by pictures."""
     there = [(value, item.picture) for item, value in zip(items, values, strict=True) if value is not None]
     return mean([value for value, _ in there], [picture for _, picture in there])
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """A COCO segmentation as RLE: polygons, filled as COCO fills them and joined, or an RLE as it is."""
+    if isinstance(segmentation, dict):
+        return segmentation
+    from pycocotools import mask as coco
+
+    rle: Any = coco.merge(coco.frPyObjects(segmentation, height, width))
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = None) -> tuple[list[Item], Path]:
@@ -271,7 +285,7 @@ def evaluate(
             return replace(found, explanation=f"{NO_REPLY}: {errors[item.id]}")
         return found
 
-    return [score(item) for item in items]
+    return benchmark.finish(items, [score(item) for item in items])
 
 
 def _ask(

@@ -1,0 +1,117 @@
+"""VideoRefer-Bench: questions (Q, multiple choice) and descriptions (D, judged) about objects of videos.
+
+Predictions are scored whatever made them. A model is run on Q in the benchmark's single-frame mode, for its videos are
+folders of frames; those of D are films, of which this file reads no frame.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from gar.bench.gar_bench import Choices
+from gar.bench.judges import Question, read_object
+from gar.bench.statistics import Estimate
+from gar.bench.task import NO_REPLY, UNCLEAR, Benchmark, Item, Score, average, read_json
+
+ASPECTS = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
+HIGHEST = 5
+
+
+class VideoReferQ(Choices):
+    name = "videorefer-bench-q"
+    title = "VideoRefer-Bench-Q, multiple choice about objects of a video (one frame of it)"
+    annotations = "VideoRefer-Bench-Q.json"
+
+    def items(self, path: Path) -> list[Item]:
+        found = []
+        for index, row in enumerate(read_json(path)):
+            frame, numbers = row["frame_idx"], count()
+            marked = re.sub(r"(?:<object\d+>\s*)?<region>", lambda _, k=numbers: f"<Prompt{next(k)}>", row["Question"])
+            found.append(
+                Item(
+                    str(row.get("id", index)),
+                    f"{row['video']}/{int(frame):05}.jpg",
+                    tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one),
+                    marked,
+                    tuple(f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]),
+                    row["type"],
+                    row["video"],
+                    letter_of(row["Answer"]),
+                )
+            )
+        return found
+
+    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
+        return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
+
+    def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
+        return super().score(item, letter_of(answer), replies, published)
+
+
+def letter_of(text: str) -> str:
+    """The letter in an answer, as the published script reads it: "(B) ...", then "B)", then the first character."""
+    match = re.search(r"\(([A-Z])\)", text) or re.search(r"([A-Z])\)", text)
+    return match[1] if match else text.replace(".", "")[:1]
+
+
+class VideoReferD(Benchmark):
+    name = "videorefer-bench-d"
+    title = "VideoRefer-Bench-D, descriptions of objects of a video (judged)"
+    annotations = "VideoRefer-Bench-D.json"
+    wording = """\
+[videorefer-bench-d, wording 1]
+An object of a video was described by a person, who is right, and by a model.
+The person: $reference
+The model: $answer
+
+Rate the model from 0 (worst) to 5 (best) on each of these, by the person's description alone:
+Subject Correspondence: does it speak of the same object?
+Appearance Description: are color, shape, material and the like right?
+Temporal Description: is what the object does, and how it moves, right?
+Hallucination Detection: is everything that it says true? 5 means that nothing is made up.
+Write one JSON object with these four names and their ratings, nothing else."""
+
+    def items(self, path: Path) -> list[Item]:
+        return [
+            Item(str(row.get("id", index)), "", (), picture=row["video"], truth=row["caption"])
+            for index, row in enumerate(read_json(path))
+        ]
+
+    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
+        return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
+
+    def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
+        return [Question(Template(wording).safe_substitute(reference=item.truth, answer=answer))]
+
+    def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
+        return {
+            str(row.get("id", index)): [json.dumps({aspect: row[aspect] for aspect in ASPECTS if aspect in row})]
+            for index, row in enumerate(rows)
+        }
+
+    def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
+        (reply,) = replies
+        if reply is None:
+            return Score(None, answer, NO_REPLY)
+        try:
+            rated = read_object(reply)
+        except ValueError:
+            rated = {}
+        parts = {name: rated[name] for name in ASPECTS if _is_rating(rated.get(name))}
+        if len(parts) < len(ASPECTS):
+            return Score(None, answer, f"{UNCLEAR}: {reply[:80]!r}")
+        return Score(sum(parts.values()) / len(ASPECTS), answer, "", parts)
+
+    def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
+        aspects = {name: average(items, [score.parts.get(name) for score in scores]) for name in ASPECTS}
+        return {"average": average(items, [score.value for score in scores]), **aspects}
+
+
+def _is_rating(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= HIGHEST
