@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import gar
 from gar.data.annotated import Annotation, annotated, describe
 from gar.data.folder import write_jsonl
 from gar.data.formats import open_data
@@ -90,6 +92,14 @@ def test_pictures_without_a_name_get_one_and_those_that_are_there_stay(tmp_path:
     assert (tmp_path / "pictures" / "000001.jpeg").read_bytes() == described(1).image
 
 
+def test_no_picture_is_written_outside_of_its_folder(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"picture ../a.png is not there, and would have to be written outside of"):
+        write_jsonl([described(0, "../a.png")], tmp_path / "here" / "all.jsonl")
+    (tmp_path / "a.png").write_bytes(encoded())
+    write_jsonl([described(0, "../a.png")], tmp_path / "here" / "all.jsonl")
+    assert list(open_data(tmp_path / "here" / "all.jsonl")) == [described(0, "../a.png")]
+
+
 @pytest.mark.parametrize("write", [write_coco, write_label_studio, write_cvat])
 def test_a_format_refuses_questions_that_it_cannot_hold(write: Callable, tmp_path: Path):
     with pytest.raises(ValueError, match="holds only a name and a description of each; write JSONL"):
@@ -144,7 +154,7 @@ def test_the_published_json_list_takes_pictures_of_three_kinds(tmp_path: Path):
     data = open_data(tmp_path / "rows.json")
     wanted = Sample(encoded(), [blob(0)], [Turn("Describe <Prompt0> in detail.", "A blob.", "detailed")])
     assert list(data) == [wanted] * 3
-    assert data.rejects.counts() == {"missing picture": 1}
+    assert data.rejects.counts() == {"missing file": 1}
 
 
 def test_coco_gives_names_captions_and_what_was_dropped(tmp_path: Path):
@@ -344,6 +354,13 @@ def test_a_table_that_is_cut_off_or_of_other_columns_is_named(suffix: str, tmp_p
         list(open_data(tmp_path / "a.parquet"))
 
 
+def test_every_reason_stands_in_the_documentation():
+    table = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    source = "".join(path.read_text() for path in (Path(gar.__file__).parent / "data").glob("*.py"))
+    reasons = {*re.findall(r'Unusable\(\s*"(.*?)"', source), *re.findall(r'"reason": "(.*?)"', source)}
+    assert len(reasons) > 10 and not {reason for reason in reasons if f"`{reason}`" not in table}
+
+
 # The walk
 
 
@@ -370,7 +387,7 @@ def test_an_epoch_gives_every_sample_once_in_an_order_of_its_own(shards: Path):
     assert epochs[0] != epochs[1] != epochs[2]
     assert epochs[0] == numbers(open_data(shards).walk(1), 78) != numbers(open_data(shards).walk(2), 78)
     assert list(map(int, (words(s)[0] for s in open_data(shards)))) == list(range(78))
-    assert len(open_data(shards)) == 78
+    assert open_data(shards).num_records() == 78
 
 
 @pytest.mark.parametrize("killed_after", [1, 5, 60, 77, 78, 79, 140])
@@ -492,7 +509,7 @@ def test_bad_records_are_counted_by_reason_and_the_walk_goes_on(bad: Path):
     found = {reject["reason"]: reject for reject in rejects}
     for number, reason in enumerate(BAD, start=3):
         assert found[reason]["record"] == f"{bad}/data.jsonl row {number}"
-    assert found["mask of another size"]["detail"] == "mask 0 is 40x30, the picture 48x36"
+    assert found["mask of another size"]["detail"] == "good.png: mask 0 is 40x30, the picture 48x36"
 
 
 def test_each_reject_is_written_once_by_whatever_process_and_run(bad: Path):

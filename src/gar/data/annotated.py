@@ -112,13 +112,19 @@ def mask_pixels(content: bytes, mode: str) -> np.ndarray:
 
 
 def place_picture(sample: Sample, folder: Path, number: int) -> str:
-    """The name of a sample's picture in a folder: its own, where the file is there; else it is written."""
+    """The name of a sample's picture in a folder: its own, where the file is there; else it is written.
+
+    Raises:
+        ValueError: it would be written outside of the folder.
+    """
     name = sample.meta.get(FILE)
     if name is None:
         with Image.open(io.BytesIO(sample.image)) as opened:
             name = f"pictures/{number:06d}.{(opened.format or 'png').lower()}"
     path = folder / name
-    if not path.exists():
+    if "://" not in name and not path.exists():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"picture {name} is not there, and would have to be written outside of {folder}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sample.image)
     return name

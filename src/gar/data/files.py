@@ -6,7 +6,6 @@ import posixpath
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 from gar.data.sample import Unusable
@@ -24,8 +23,9 @@ class Folder:
         self.url = url.rstrip("/") or "/"
         self.remote = "://" in url and not url.startswith("file://")
 
-    @cached_property
+    @property
     def _place(self) -> tuple[Any, str]:
+        """The file system and the path in it. Not kept: fsspec keeps its own, one for each process."""
         import fsspec
 
         try:
@@ -72,6 +72,3 @@ class Folder:
             return Folder(name)._place
         system, root = self._place
         return system, posixpath.join(root, name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "remote": self.remote}  # connections do not travel to worker processes

@@ -54,7 +54,7 @@ def open_data(path: str | Path, *, pictures: str | Path | None = None, rejects: 
     shards = [Shard(f"{folder.url}/{name}", partial(opener, folder, name, beside)) for name in chosen]
     data = Data(shards, Rejects(rejects), folder.remote)
     if opener is not open_table:
-        len(data)  # what it is stands only in the file: say so now
+        data.num_records()  # what it is stands only in the file: say so now
     return data
 
 

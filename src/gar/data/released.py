@@ -150,7 +150,7 @@ def _picture(image: Any, pictures: Folder) -> bytes:
     if isinstance(image, bytes):
         return image
     if not image:
-        raise Unusable("missing picture", "the row has none")
+        raise Unusable("missing file", "the row has no picture")
     if image.startswith("data:"):
         return base64.b64decode(image.partition(",")[2])
     return pictures.read(image)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gar.data.annotated import DROPPED
+from gar.data.annotated import DROPPED, FILE
 from gar.data.sample import Sample, Unusable
 
 WINDOW = 8  # shards that are open at once, and whose samples are shuffled together
@@ -71,15 +71,20 @@ class Rejects:
 
     Args:
         path: of the file; without one the records are only counted.
+
+    Attributes:
+        last: the last one in words.
     """
 
     def __init__(self, path: str | Path | None = None):
         self.path = Path(path) if path else None
+        self.last = ""
         self._reasons: dict[str, str] = {}
         self._read = 0  # bytes of the file that are known
 
     def add(self, record: str, error: Unusable) -> None:
         """Note a record with the reason of its rejection, unless it stands there already."""
+        self.last = f"{record}: {error}"
         self._refresh()
         if record in self._reasons:
             return
@@ -111,8 +116,7 @@ class Rejects:
 class Data:
     """A data set, opened by `open_data`.
 
-    Iterating gives its usable samples once, in the order of the files. `walk` is for training. `len` counts all
-    records, usable or not, and opens every shard for that.
+    Iterating gives its usable samples once, in the order of the files. `walk` is for training.
 
     Attributes:
         shards: its parts, in name order.
@@ -124,7 +128,8 @@ class Data:
         self.shards, self.rejects, self.remote = list(shards), rejects, remote
         self._opened: OrderedDict[int, Sequence[Sample]] = OrderedDict()
 
-    def __len__(self) -> int:
+    def num_records(self) -> int:
+        """How many records there are, usable or not. Opens every shard, and so fetches remote ones."""
         return sum(len(self._rows(shard)) for shard in range(len(self.shards)))
 
     def __iter__(self) -> Iterator[Sample]:
@@ -187,12 +192,12 @@ class Data:
                 reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejects.counts().most_common())
                 raise ValueError(
                     f"{self.shards[0].name}: not one usable sample for taker {taker} of {takers} "
-                    f"(rejected: {reasons or 'none'})"
+                    f"(rejected: {reasons or 'none'}) {self.rejects.last}"
                 )
 
     def _take(self, shard: int, row: int, make: Make | None = None, seed: str = "") -> Any:
         """A sample or what is made of it; None where it is rejected."""
-        record = f"{self.shards[shard].name} row {row}"
+        record, sample = f"{self.shards[shard].name} row {row}", None
         try:
             sample = self._rows(shard)[row]
             sample.check()
@@ -204,10 +209,11 @@ class Data:
             if made is None:
                 raise Unusable("nothing to train", "no text of it fits")
             return made
-        except Unusable as error:
-            self.rejects.add(record, error)
         except ValueError as error:
-            self.rejects.add(record, Unusable("refused", str(error)))
+            reason, detail = (error.reason, error.detail) if isinstance(error, Unusable) else ("refused", str(error))
+            if sample is not None and FILE in sample.meta:
+                detail = f"{sample.meta[FILE]}: {detail}"
+            self.rejects.add(record, Unusable(reason, detail))
         return None
 
     def _rows(self, shard: int) -> Sequence[Sample]:

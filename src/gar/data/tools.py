@@ -133,11 +133,11 @@ def _label_studio_sample(task: dict[str, Any], pictures: Folder) -> Sample:
     image = pictures.read(name)
     done = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
     results = done[-1]["result"] if done else []
-    texts = {
-        result["id"]: "\n".join(result["value"]["text"])
-        for result in results
-        if result["type"] == "textarea" and isinstance(result["value"]["text"], list)
-    }
+    texts = {}
+    for result in results:
+        if result["type"] == "textarea":
+            text = result["value"]["text"]
+            texts[result["id"]] = text if isinstance(text, str) else "\n".join(text)
     labels: dict[str, str] = {}
     for result in results:
         for kind in ("labels", "rectanglelabels", "polygonlabels", "brushlabels"):
