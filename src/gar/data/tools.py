@@ -129,7 +129,8 @@ def labelme_samples(names: Sequence[str], folder: Folder, pictures: Folder) -> S
 
 
 def _label_studio_sample(task: dict[str, Any], pictures: Folder) -> Sample:
-    name = _picture_name(next(iter(task["data"].values())) if "image" not in task["data"] else task["data"]["image"])
+    fields = task["data"]
+    name = _picture_name(fields["image"] if "image" in fields else next(iter(fields.values())))
     image = pictures.read(name)
     done = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
     results = done[-1]["result"] if done else []
