@@ -59,7 +59,7 @@ def test_answers_to_an_exported_task_score_as_anywhere_else(task: Path):
     assert [row["value"] for row in found["items"]] == [1, 1, 0, None, 0, 0]
 
 
-def test_a_judged_task_only_collects_answers(tmp_path: Path):
+def test_a_task_without_choices_only_collects_answers(tmp_path: Path):
     small.dlc(tmp_path)
     items, folder = load(benchmark("dlc"), tmp_path)
     assert lmms_task(benchmark("dlc"), items, folder, tmp_path / "task") == 3

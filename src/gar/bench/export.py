@@ -86,7 +86,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     """Write a benchmark as a task of lmms-eval: `lmms_eval --include_path OUT --tasks TASK`.
 
     Models there take no masks. So each region is a numbered box drawn on the picture, and the question names the box. A
-    task without a judge has its accuracy; every task writes OUT/predictions.jsonl, for `gar bench score --predictions`.
+    multiple choice has its accuracy; every task writes OUT/predictions.jsonl, for `gar bench score --predictions`.
     The files name their folder, so it has to stay where it is. OUT is made new; what was there is lost only once the
     new one is complete.
 
@@ -112,13 +112,14 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
             shown = f"pictures/{number}.png"
             picture = load_image(folder / item.image)
             numbered(picture, [region.locate(*picture.size) for region in item.regions()]).save(unfinished / shown)
-            truth = item.truth if isinstance(item.truth, str) else ""
+            truth = item.truth if item.choices else ""
             row = {"id": item.id, "type": item.type, "shown": shown, "prompt": _prompt(item), "truth": truth}
             file.write(json.dumps(row) + "\n")
     task = re.sub(r"\W", "_", benchmark.name)
-    metrics = [] if benchmark.judged else [("accuracy", "mean")]
+    letters = bool(there[0].choices)
+    metrics = [("accuracy", "mean")] if letters else []
     listed = [_METRIC.format(name=n, aggregation=a) for n, a in [*metrics, ("predictions", "write_predictions")]]
-    length = 16 if there[0].choices else 1024
+    length = 16 if letters else 1024
     items_file = json.dumps(str(out.absolute() / "items.jsonl"))
     yaml = _YAML.format(task=task, items=items_file, length=length, metrics="\n".join(listed))
     (unfinished / f"{task}.yaml").write_text(yaml, encoding="utf-8")
