@@ -189,7 +189,7 @@ class Endpoint:
             repeat: the same question with another number is asked anew.
 
         Raises:
-            Stopped: a limit is reached; the endpoint is not there, refuses key or model, or asks to come back too late.
+            Stopped: a limit is reached; the endpoint is not there, refuses key or model, or asks for too long a wait.
         """
         pictures = [picture.convert("RGB") for picture in pictures]
         if self._cache is None:
