@@ -20,7 +20,7 @@ from gar.bench.judges import Fixed
 from gar.bench.mdvp import MDVP, published_pairing
 from gar.bench.report import compare, read_scored, scored, write_json, write_page
 from gar.bench.statistics import letter_prior, mcnemar, mean, proportion, ratio
-from gar.bench.task import Score, evaluate, in_every_order, load, read_answers, rotated
+from gar.bench.task import Item, Score, evaluate, in_every_order, load, ordered, read_answers
 from gar.cli import main
 
 pytest.importorskip("scipy", reason="intervals need the extra bench")
@@ -285,7 +285,7 @@ def test_rotated_choices_put_the_right_one_at_every_letter_once(tmp_path: Path):
     items, _ = load(benchmark("vqa"), tmp_path)
     for item in items:
         right = {choice[0]: choice[3:] for choice in item.choices}[item.truth]
-        turned = rotated([item])
+        turned = ordered([item], "circular")
         assert sorted(one.truth for one in turned) == [choice[0] for choice in item.choices]
         assert all({c[0]: c[3:] for c in one.choices}[one.truth] == right for one in turned)
         assert turned[0].choices == item.choices
@@ -294,7 +294,7 @@ def test_rotated_choices_put_the_right_one_at_every_letter_once(tmp_path: Path):
 def test_an_item_is_right_in_circles_only_where_it_is_right_in_every_order(tmp_path: Path):
     small.gar_vqa(tmp_path)
     items = load(benchmark("vqa"), tmp_path)[0][:2]
-    turned = rotated(items)
+    turned = ordered(items, "circular")
     letters = {one.id: one.truth for one in turned}
     letters[turned[-1].id] = "X"
     found = in_every_order(items, evaluate(benchmark("vqa"), turned, letters))
@@ -310,8 +310,16 @@ def test_the_overlay_balances_right_letters_within_a_type(tmp_path: Path):
     assert [found[i]["regions"] for i in "012345"] == [1, 2, 1, 2, 1, 7]
     assert "picture of DLC-Bench" in found["0"]["flags"] and "picture of DLC-Bench" not in found["1"]["flags"]
     assert "regions overlap" in found["1"]["flags"] and "regions overlap" not in found["0"]["flags"]
-    letters = [chr((ord(item.truth) - 65 + found[item.id]["rotate"]) % len(item.choices) + 65) for item in items[:3]]
-    assert letters == ["A", "B", "C"]
+    turned = ordered(items, "balanced")
+    assert [item.truth for item in turned[:3]] == ["A", "B", "C"]
+    pairs = list(zip(items, turned, strict=True))
+    assert all(_text(before) == _text(after) for before, after in pairs)
+    places = [(ord(after.truth) - ord(before.truth)) % len(before.choices) for before, after in pairs]
+    assert places == [found[item.id]["rotate"] for item in items]
+
+
+def _text(item: Item) -> str:
+    return {choice[0]: choice[3:] for choice in item.choices}[item.truth]
 
 
 def test_intervals_are_wilsons_for_shares_and_of_pictures_for_means():
@@ -410,6 +418,7 @@ def test_list_names_every_benchmark(capsys):
 
 def test_a_name_may_be_shortened_while_it_is_clear():
     assert benchmark("DLC").name == "dlc-bench" and benchmark("caption_simple").name == "gar-bench-caption-simple"
+    assert benchmark("garbench-vqa").name == "gar-bench-vqa"
     for name in ("caption", "nothing", ""):
         with pytest.raises(ValueError, match="gar-bench-caption-simple"):
             benchmark(name)

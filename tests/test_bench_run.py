@@ -130,7 +130,7 @@ def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vq
 
 def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=16)
-    run(*vqa, fake, tmp_path / "out.jsonl", circular=True)
+    run(*vqa, fake, tmp_path / "out.jsonl", order="circular")
     assert len(fake.opened) == 5 and len(fake.asked) == 5 * 4 + 2
     found = scored(vqa[0], tmp_path / "out.jsonl")
     # The fake says one letter whatever the order: right in one order of each item, so never in all.
@@ -161,6 +161,18 @@ def test_a_model_behind_an_endpoint_describes_each_region_by_itself(dlc: Task, t
     assert len(judge.asked) == 3 and judge.asked[0].text.endswith("Describe <Prompt0> in detail, and nothing else.")
     with pytest.raises(ValueError, match="expected one of drawn"):
         Rival(judge, "smell")
+
+
+def test_balanced_choices_are_asked_once_and_scored_as_they_were_asked(vqa: Task, tmp_path: Path):
+    judge = Fixed("A")
+    run(*vqa, Rival(judge), tmp_path / "out.jsonl", order="balanced")
+    assert len(judge.asked) == 6
+    found = scored(vqa[0], tmp_path / "out.jsonl")
+    # Two types; among the second's, one has two choices: so A is right in three of them.
+    assert [row["truth"] for row in found["items"]] == ["A", "B", "C", "A", "A", "B"]
+    assert found["scores"]["accuracy"]["value"] == 0.5
+    with pytest.raises(ValueError, match="expected one of as-is"):
+        run(*vqa, Rival(judge), tmp_path / "other.jsonl", order="upside-down")
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -202,6 +214,7 @@ def test_masks_shrink_grow_move_and_become_boxes_or_points(shown: Shown):
         assert (found["shifted"][k][down:, right:] == mask[:-down, :-right]).all()
         x, y = VIEWS["point"](*shown)[1][k].coordinates[0]
         assert mask[int(y), int(x)]
+    assert all(mask.any() for mask in masks(*VIEWS["segmented"](*shown)))
     drawn, regions = VIEWS["drawn"](*shown)
     assert (np.asarray(drawn) == (0, 255, 0)).all(2).any() and (np.asarray(shown[0]) != np.asarray(drawn)).any()
     assert all(mask.all() for mask in masks(drawn, regions))

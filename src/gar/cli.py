@@ -417,7 +417,7 @@ def bench_run(
     view: Annotated[
         str, typer.Option("--view", help="How it is shown: as-is, gray, blind, box, point, drawn, ...")
     ] = "as-is",
-    circular: Annotated[bool, typer.Option("--circular", help="Ask with the choices in every rotated order.")] = False,
+    order: Annotated[str, typer.Option("--order", help="Of choices: as-is, circular (in every), balanced.")] = "as-is",
     many_regions: Annotated[
         str, typer.Option("--many-regions", help="More regions than the model has prompts: left-out or as-published.")
     ] = "left-out",
@@ -439,7 +439,7 @@ def bench_run(
         _rival(endpoint, model, marks) if endpoint else _load(model, device, dtype, None),
         out,
         view=view,
-        circular=circular,
+        order=order,
         many_regions=many_regions,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
@@ -559,7 +559,7 @@ def bench_robustness(
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What bad masks and other prompts cost: eroded, dilated, shifted, box, point with GrabCut, boxes drawn."""
+    """What bad masks and other prompts cost: eroded, dilated, shifted, box, point; GrabCut's; boxes drawn."""
     from gar.bench.views import ROBUSTNESS
 
     _views(name, out, model, data, ROBUSTNESS, as_json)

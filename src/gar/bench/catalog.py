@@ -29,13 +29,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
 
 
 def benchmark(name: str) -> Benchmark:
-    """The one of this name, which may be shortened to words of it that no other has ("vqa", "caption-simple").
+    """The one of this name, which may be shortened to words or to a piece that no other has ("vqa", "garbench-vqa").
 
     Raises:
         ValueError: none, or several.
     """
-    words = set(re.findall(r"[a-z0-9]+", name.lower()))
-    found = [one for one in BENCHMARKS if words and words <= set(one.name.split("-"))]
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    found = [one for one in BENCHMARKS if words and set(words) <= set(one.name.split("-"))]
+    found = found or [one for one in BENCHMARKS if words and "".join(words) in one.name.replace("-", "")]
     if len(found) != 1:
         which = f"means {', '.join(one.name for one in found)}" if found else "is no benchmark"
         raise ValueError(f"{name!r} {which}: expected one of {', '.join(one.name for one in BENCHMARKS)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gar.bench.statistics import letter_prior
-from gar.bench.task import Benchmark, Item, Score
+from gar.bench.task import Benchmark, Item, Score, balance
 
 SMALL, LARGE = 0.01, 0.1  # of the picture, the smallest region
 PUBLISHED_PROMPTS = 5  # of the published checkpoints
@@ -51,9 +51,8 @@ def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, A
         elsewhere: names of the pictures of another benchmark.
     """
     prior = letter_prior([item.truth for item in items], [item.type for item in items])
-    seen: dict[tuple[str, int], int] = {}
     found = {}
-    for item in items:
+    for item, places in zip(items, balance(items), strict=True):
         place = kinds(item)
         flags = {
             "the type's most frequent letter is right": item.truth == prior[item.type][0],
@@ -61,9 +60,6 @@ def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, A
             "regions overlap": place["overlap"] == "yes",
             "picture of DLC-Bench": item.picture.rpartition("/")[2] in elsewhere,
         }
-        options = len(item.choices)
-        turn = seen[item.type, options] = seen.get((item.type, options), -1) + 1
-        rotate = (turn - (ord(item.truth) - ord("A"))) % options
-        found[item.id] = {"regions": len(item.masks), "flags": [name for name, is_so in flags.items() if is_so]}
-        found[item.id]["rotate"] = rotate
+        named = [name for name, is_so in flags.items() if is_so]
+        found[item.id] = {"regions": len(item.masks), "flags": named, "rotate": places}
     return found

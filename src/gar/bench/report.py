@@ -24,12 +24,12 @@ from gar.bench.task import (
     average,
     evaluate,
     in_every_order,
-    is_circular,
     load,
+    order_of,
+    ordered,
     read_answers,
     read_json,
     result,
-    rotated,
     run,
 )
 
@@ -57,25 +57,28 @@ def scored(
         ValueError: a file is missing, or is not of this benchmark; a judge is needed.
     """
     everything, folder = load(benchmark, data, predictions)
-    items = [item for item in everything if max_regions is None or len(item.masks) <= max_regions]
-    circular = is_circular(predictions)
-    asked = rotated(items) if circular else items
+    order = order_of(predictions)
+    # Ordered first: what balances the letters depends on all items.
+    items, asked = (
+        [item for item in some if max_regions is None or len(item.masks) <= max_regions]
+        for some in (everything, ordered(everything, order))
+    )
     answers = read_answers(benchmark, predictions, asked)
     pictures = None if text_only else folder
     scores = evaluate(benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording)
-    if circular:
-        scores = in_every_order(items, scores)
-    found = result(benchmark, items, scores)
-    if circular:
+    if order == "circular":
+        scores, asked = in_every_order(items, scores), items
+    found = result(benchmark, asked, scores)
+    if order == "circular":
         there = [None if score.value is None else score.parts["orders"] for score in scores]
-        found["scores"]["mean over orders"] = average(items, there).json()
+        found["scores"]["mean over orders"] = average(asked, there).json()
         found["notes"].append("right means: right in every rotated order of the choices")
     if len(items) < len(everything):
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
     if judge is not None:
         found["judge"] = {"name": judge.name, "wording": (wording or benchmark.wording).split("\n")[0]}
     if with_splits:
-        found["splits"] = splits(benchmark, items, scores)
+        found["splits"] = splits(benchmark, asked, scores)
     rows = [
         {
             "id": item.id,
@@ -88,7 +91,7 @@ def scored(
             "truth": item.truth,
             **vars(score),
         }
-        for item, score in zip(items, scores, strict=True)
+        for item, score in zip(asked, scores, strict=True)
     ]
     return found | {"predictions": str(predictions), "data": str(folder.absolute()), "items": rows}
 

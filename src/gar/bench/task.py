@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gar.predictor import Predictor
 
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
+ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
@@ -228,9 +229,9 @@ def _run_facts(rows: Any) -> dict[str, Any] | None:
     return first["run"] if isinstance(first, dict) and "run" in first else None
 
 
-def is_circular(path: Path) -> bool:
-    """Whether a file was written by a run with rotated choices."""
-    return bool((_run_facts(read_json(path)) or {}).get("circular"))
+def order_of(path: Path) -> str:
+    """The order of choices that a file of `run` was made with; published files have that of the annotations."""
+    return (_run_facts(read_json(path)) or {}).get("order", ORDERS[0])
 
 
 def _missing(error: Exception) -> str:
@@ -341,26 +342,51 @@ def result(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score])
     }
 
 
-def rotated(items: Sequence[Item]) -> list[Item]:
-    """Each item once for every place that its right choice can have; one without choices stays."""
-    return [
-        replace(item, id=f"{item.id}@{shift}", choices=choices, truth=letter)
-        for item in items
-        for shift, choices, letter in _rotations(item)
-    ]
+def ordered(items: Sequence[Item], order: str) -> list[Item]:
+    """Items as they are asked in one of `ORDERS`: "circular" asks each once in every rotated order of its choices,
+    "balanced" once with its choices rotated by `balance`.
+
+    Raises:
+        ValueError: there is no such order.
+    """
+    if order == "circular":
+        return [
+            replace(_rotated(item, places), id=f"{item.id}@{places}")
+            for item in items
+            for places in range(max(len(item.choices), 1))
+        ]
+    if order == "balanced":
+        return [_rotated(item, places) for item, places in zip(items, balance(items), strict=True)]
+    if order not in ORDERS:
+        raise ValueError(f"--order {order}: expected one of {', '.join(ORDERS)}")
+    return list(items)
 
 
-def _rotations(item: Item) -> Iterator[tuple[int, tuple[str, ...], Any]]:
+def balance(items: Sequence[Item]) -> list[int]:
+    """By how many places to rotate the choices of each item, so that among items of one type with as many choices each
+    letter is right equally often."""
+    seen: Counter[tuple[str, int]] = Counter()
+    places = []
+    for item in items:
+        options = len(item.choices)
+        wanted = seen[item.type, options]
+        places.append((wanted - (ord(item.truth) - ord("A"))) % options if options else 0)
+        seen[item.type, options] += 1
+    return places
+
+
+def _rotated(item: Item, places: int) -> Item:
+    """The item with its choices moved on by so many places, the last ones to the front."""
+    if not item.choices:
+        return item
     texts = [choice.partition(". ")[2] for choice in item.choices]
-    for shift in range(max(len(texts), 1)):
-        order = texts[-shift:] + texts[:-shift] if shift else texts
-        choices = tuple(f"{chr(ord('A') + k)}. {text}" for k, text in enumerate(order))
-        letter = chr((ord(item.truth) - ord("A") + shift) % len(texts) + ord("A")) if texts else item.truth
-        yield shift, choices, letter
+    texts = texts[len(texts) - places :] + texts[: len(texts) - places]
+    choices = tuple(f"{chr(ord('A') + k)}. {text}" for k, text in enumerate(texts))
+    return replace(item, choices=choices, truth=chr((ord(item.truth) - ord("A") + places) % len(texts) + ord("A")))
 
 
 def in_every_order(items: Sequence[Item], scores: Sequence[Score]) -> list[Score]:
-    """The scores of `items` from those of `rotated(items)`: the lowest over the orders; unscored if one is."""
+    """The scores of `items` from those of `ordered(items, "circular")`: the lowest, or unscored if one order is."""
     found = iter(scores)
     together = []
     for item in items:
@@ -379,7 +405,7 @@ def run(
     *,
     view: str = "as-is",
     many_regions: str = "left-out",
-    circular: bool = False,
+    order: str = "as-is",
     batch_size: int = 8,
     max_new_tokens: int = 256,
 ) -> Counter[str]:
@@ -394,7 +420,7 @@ def run(
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
             first ones are marked, the others stay names in the text that mean nothing.
-        circular: ask with the choices in every rotated order.
+        order: of the choices, see `ordered`.
 
     Returns:
         How many items were left out, by reason.
@@ -412,13 +438,15 @@ def run(
     there = [item for item in items if item.image and (folder / item.image).is_file()]
     if not there:
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
+    # In an order that does not depend on which pictures are there.
+    asked = [item for item in ordered(items, order) if item.image and (folder / item.image).is_file()]
     facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
-    facts |= {"circular": circular, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    facts |= {"order": order, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     done = _resume(out, {"run": facts})
     left_out = Counter({"the picture is missing": len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     with out.open("a", encoding="utf-8") as file:
-        for group in _progress(_groups(rotated(there) if circular else there, batch_size)):
+        for group in _progress(_groups(asked, batch_size)):
             for item, line in _answer(predictor, group, done, folder, VIEWS[view], most, many_regions, max_new_tokens):
                 file.write(json.dumps({"id": item.id, **line}) + "\n")
                 file.flush()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from gar.regions import Located, Region
+from gar.segment import load_segmenter, resolve
 
 Shown = tuple[Image.Image, list[Region]]
 View = Callable[[Image.Image, Sequence[Region]], Shown]
@@ -103,6 +104,12 @@ def _boxed(region: Located) -> np.ndarray:
     return mask
 
 
+def segmented(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """What GrabCut finds in the box of each region."""
+    boxes = [Region.box(*region.locate(*picture.size).box) for region in regions]
+    return picture, [Region.mask(found.mask) for found in resolve(picture, boxes, load_segmenter("grabcut"))]
+
+
 def points(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     """Each region as one click on the pixel that lies deepest in it. A segmenter makes the mask (`gar.segment`)."""
     import cv2
@@ -145,12 +152,13 @@ VIEWS: dict[str, View] = {
     "eroded": _reshaped(_eroded),
     "dilated": _reshaped(_dilated),
     "shifted": _reshaped(_shifted),
+    "segmented": segmented,
     "box": _reshaped(_boxed),
     "point": points,
     "drawn": drawn,
 }
 CONTEXT = ("as-is", "gray", "blur", "mean", "flipped", "unmarked", "blind")
-ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "box", "point", "drawn")
+ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn")
 
 
 def focal_crop(picture: Image.Image, region: Located) -> tuple[Image.Image, Image.Image]:
