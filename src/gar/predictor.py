@@ -58,7 +58,8 @@ def load(
     """Load a checkpoint.
 
     Args:
-        model: "nano" (built in), a folder in our layout or the released one, or a hub id ("HaochenWang/GAR-1B").
+        model: "nano" (built in), a folder in our layout or the released one, a hub id ("HaochenWang/GAR-1B"), or a
+            folder with an adapter (peft): its base model is loaded, and the adapter merged into it in memory.
         device: "auto" (a GPU if there is one), or a torch device.
         dtype: "auto" (bfloat16 on a GPU, float32 elsewhere), or "float32", "float16", "bfloat16".
         segment: turn boxes, points and scribbles into masks with "grabcut" or a SAM checkpoint. Without it boxes stay
@@ -78,6 +79,8 @@ def load(
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}, expected auto, cpu, cuda, cuda:0, mps, ...") from error
     source = str(model)
+    if Path(source, "adapter_config.json").is_file():
+        return _adapted(source, device, dtype, segment)
     if source == "nano":
         source = str(files("gar") / "assets" / "nano")
         if not Path(source, "model.safetensors").exists():
@@ -91,6 +94,19 @@ def load(
             f"cannot load {source!r}: {first} Give 'nano', a folder with a checkpoint, or a hub id (HaochenWang/GAR-1B)"
         ) from error
     return Predictor(network.to(torch_device).eval(), processor, segment=segment, name=str(model))
+
+
+def _adapted(folder: str, device: str, dtype: str, segment: str | None) -> Predictor:
+    """The base model of an adapter, with the adapter merged into it."""
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(folder)
+    if not config.base_model_name_or_path:
+        raise ValueError(f"{folder}/adapter_config.json names no base_model_name_or_path to add the adapter to")
+    base = load(config.base_model_name_or_path, device=device, dtype=dtype, segment=segment)
+    merged: Any = peft.PeftModel.from_pretrained(base.model, folder, config=config)  # pyright: ignore
+    base.model, base.name = merged.merge_and_unload().eval(), folder
+    return base
 
 
 class Predictor:

@@ -1,0 +1,333 @@
+"""Fine-tuning on data of one's own, from a folder or a COCO file to a model that `gar.load` opens.
+
+A part of the data is held out: the model is measured on it before and after. Knows no rendered scene.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from gar.data.formats import open_data
+from gar.data.packing import Pack, pack
+from gar.data.sample import Sample
+from gar.data.stream import Data, Shard
+from gar.inputs.processor import GARProcessor
+from gar.model.gar import GARForConditionalGeneration
+from gar.model.released import save_released
+from gar.predictor import load
+from gar.train import recipes
+from gar.train.checkpoint import rank_and_world
+from gar.train.objective import ADAPTER, Objective
+from gar.train.recipes import Stage
+from gar.train.trainer import train
+
+RECIPES = {name: getattr(recipes, name) for name in ("finetune", "lora", "qlora", "gar_1b", "gar_8b")}
+HELD_OUT = 256  # records at most
+# Linear layers that get adapters, by part; of each its whole name must match.
+ADAPTED = {
+    "language": r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
+    "projector": r".*multi_modal_projector\.linear_\d",
+}
+
+
+def run(
+    data: str | Path,
+    out: Path,
+    *,
+    model: str = "nano",
+    recipe: str = "finetune",
+    epochs: float | None = None,
+    rate: float | None = None,
+    held_out: float = 0.1,
+    seed: int = 0,
+    save_every: int = 250,
+    workers: int = 1,
+    sharded: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Train a checkpoint further. A stopped run goes on where it was.
+
+    Args:
+        data: anything that `open_data` opens.
+        out: checkpoints, logs and report, and the result, for `gar.load`: an adapter, or the whole model.
+        model: as for `gar.load`.
+        recipe: of `RECIPES`. epochs, rate: in place of the recipe's.
+        held_out: share of the records that is measured on and not trained on, at most `HELD_OUT` of them.
+        sharded: spread the model over the processes of `torchrun` (FSDP2).
+
+    Returns:
+        The report: {"before", "after": figures on the held-out part, see `measure`}.
+
+    Raises:
+        ValueError: too few records, or what the data, the checkpoint or the recipe refuses.
+    """
+    if device == "auto":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    rank, world = rank_and_world()
+    opened = open_data(data, rejects=out / "rejects.jsonl")
+    training, validation = split(opened, held_out, seed)
+    options = {} if epochs is None else {"epochs": epochs}
+    (stage,) = RECIPES[recipe](training.num_records(), **options)
+    if rate is not None:
+        stage = replace(stage, rate=rate)
+    network, processor = opened_model(model, stage, device)
+    if stage.lora_rank:
+        add_adapter(network, stage, model, seed)
+    ready = packs_of(validation, processor, stage, seed)
+    if not ready:
+        raise ValueError(f"{data}: none of {len(validation)} held-out records can be used; see {out / 'rejects.jsonl'}")
+
+    objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
+    report_file, before_file = out / "report.json", out / "before.json"
+    if rank == 0:
+        budget = memory(objective, max(ready, key=lambda p: len(p.input_ids)), stage, world if sharded else 1)
+        print(budget_table(budget, objective.device), file=sys.stderr)
+        if not before_file.exists():
+            before_file.parent.mkdir(parents=True, exist_ok=True)
+            before_file.write_text(json.dumps(measure(objective, ready)))
+    if world > 1:
+        dist.barrier()
+    before = json.loads(before_file.read_text())
+    objective = train(
+        network, processor, training, stage, out,
+        seed=seed, save_every=save_every, log_every=10, workers=workers, sharded=sharded,
+        validate=lambda now: measure(now, ready),
+    )  # fmt: skip
+    after = measure(objective, ready) if rank == 0 or sharded else {}
+    weights = whole_weights(network, adapter=bool(stage.lora_rank))
+    report = {"data": str(data), "model": model, "recipe": recipe, "before": before, "after": after}
+    if rank == 0:
+        for reason, count in opened.rejects.counts().items():
+            print(f"gar: {count} records rejected: {reason}", file=sys.stderr)
+        write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
+        report_file.write_text(json.dumps(report, indent=2) + "\n")
+    if world > 1:
+        dist.barrier()
+    return report
+
+
+def split(data: Data, share: float, seed: int) -> tuple[Data, list[Sample]]:
+    """Training data without the held-out records, and these; which they are depends on the seed alone.
+
+    Records are held out, not pictures: where several records have one picture, give it to one record.
+
+    Raises:
+        ValueError: not one record on either side.
+    """
+    count = data.num_records()
+    number = min(round(count * share), HELD_OUT)
+    if not 0 < number < count:
+        raise ValueError(f"{number} of {count} records held out: give more data, or another --held-out")
+    chosen = set(random.Random(f"{seed}/held out").sample(range(count), number))
+    shards, held, offset = [], [], 0
+    for shard in data.shards:
+        rows = shard.open()
+        kept = [row for row in range(len(rows)) if offset + row not in chosen]
+        mine = [row for row in range(len(rows)) if offset + row in chosen]
+        shards.append(Shard(f"{shard.name} without the held-out", partial(Kept, shard, kept)))
+        held.append(Shard(f"{shard.name} held out", partial(Kept, shard, mine)))
+        offset += len(rows)
+    return Data(shards, data.rejects, data.remote), list(Data(held, data.rejects))
+
+
+class Kept(Sequence[Sample]):
+    """Some rows of a shard."""
+
+    def __init__(self, shard: Shard, rows: list[int]):
+        self.samples, self.rows = shard.open(), rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[self.rows[index]]
+
+
+def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditionalGeneration, GARProcessor]:
+    """A checkpoint to train: in float32, of frozen weights under adapters on a GPU in bfloat16 or 4 bits."""
+    if stage.four_bit:
+        if not device.startswith("cuda") or find_spec("bitsandbytes") is None:
+            raise ValueError(
+                "4-bit weights need a CUDA GPU and bitsandbytes: pip install bitsandbytes there, or take --lora"
+            )
+        from transformers import BitsAndBytesConfig
+
+        kept = ["vision_tower", "mask_patch_embedding", "multi_modal_projector", "lm_head"]
+        network = GARForConditionalGeneration.from_pretrained(
+            name,
+            dtype=torch.bfloat16,
+            device_map={"": device},
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=torch.bfloat16,
+                llm_int8_skip_modules=kept,
+            ),
+        )
+        return network, GARProcessor.from_pretrained(name, config=network.config)
+    frozen = stage.lora_rank and device.startswith("cuda")
+    predictor = load(name, device=device, dtype="bfloat16" if frozen else "float32")
+    return predictor.model, predictor.processor
+
+
+def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, seed: int) -> None:
+    """Put LoRA layers (peft) around the linear layers of some parts; at first they change nothing."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=stage.lora_rank,
+        lora_alpha=2 * stage.lora_rank,
+        target_modules="|".join(ADAPTED[part] for part in stage.lora_parts),
+        base_model_name_or_path=base,
+    )
+    inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if ADAPTER in name:
+            parameter.data = parameter.data.float()  # it would take small steps in its base's half precision
+    model.peft_config = {"default": config}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def packs_of(samples: Sequence[Sample], processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
+    """What held-out samples are asked: the same at every measurement."""
+    ready = []
+    for index, sample in enumerate(samples):
+        rng = random.Random(f"{seed}/measure/{index}")
+        try:
+            made = pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
+        except ValueError:  # counted when the split was made, or refused by the processor
+            made = None
+        if made:
+            ready.append(made)
+    return ready
+
+
+def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
+    """The mean loss of a token, and the share of answers that greedy decoding gives word for word, also by type."""
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    loss, tokens = 0.0, 0
+    objective.eval()
+    for packed in packs:
+        with torch.no_grad():
+            _, figures, logits = objective([packed])
+        assert logits is not None
+        spans = [first for first, *_ in packed.answers]
+        number = sum(end - start for start, end in spans)
+        loss, tokens = loss + figures["language"] * number, tokens + number
+        best, ids = logits[0].argmax(-1).tolist(), packed.input_ids
+        for turn, (start, end) in zip(packed.turns, spans, strict=True):
+            for name in {"all", turn.type or "other"}:
+                asked[name] += 1
+                right[name] += best[start - 1 : end - 1] == ids[start:end]
+    exact = {name: round(right[name] / asked[name], 4) for name in asked}
+    return {"loss": round(loss / tokens, 4), "exact": exact.pop("all"), "answers": asked["all"], "types": exact}
+
+
+def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> dict[str, int]:
+    """Bytes of each process in training, from the tensors themselves and from one pass.
+
+    On a GPU it goes forward and back, and its highest mark counts; elsewhere, what autograd keeps to go back.
+
+    Args:
+        packed: the longest example to be expected.
+        processes: that share weights, gradients and the optimiser's state.
+    """
+    weights = sum(t.numel() * t.element_size() for t in (*objective.parameters(), *objective.buffers()))
+    gradients = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in objective.parameters()}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    objective.training_mode()
+    if objective.device.type == "cuda":
+        before = torch.cuda.memory_allocated(objective.device)
+        torch.cuda.reset_peak_memory_stats(objective.device)
+        objective([packed])[0].backward()
+        objective.zero_grad(set_to_none=True)
+        activations = torch.cuda.max_memory_allocated(objective.device) - before - gradients
+    else:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            objective([packed])
+        activations = sum(kept.values())
+    together = stage.at_once or math.ceil(stage.batch / processes)
+    return {
+        "weights": weights // processes,
+        "gradients": gradients // processes,
+        "optimiser": 2 * gradients // processes,
+        "activations": activations * together,
+    }
+
+
+def budget_table(budget: dict[str, int], device: torch.device) -> str:
+    """The budget as lines, against what the device has."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    lines = [f"{name:12}{size / 2**30:9.3f} GiB" for name, size in {**budget, "sum": sum(budget.values())}.items()]
+    lines += [f"{'free':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
+    return "memory of one process, measured on its longest held-out example\n  " + "\n  ".join(lines)
+
+
+def whole_weights(model: GARForConditionalGeneration, adapter: bool) -> dict[str, Tensor]:
+    """The weights of a model or of its adapter, on the CPU, gathered from all processes, which all call it."""
+    weights = {}
+    for name, value in model.state_dict().items():
+        if not adapter or ADAPTER in name:
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            weights[name] = whole.detach().cpu().contiguous()
+    return weights
+
+
+def write_result(
+    model: GARForConditionalGeneration, processor: GARProcessor, weights: dict[str, Tensor], out: Path, adapter: bool
+) -> None:
+    """Write what `gar.load` opens: an adapter in peft's format, or the whole model in our layout."""
+    if adapter:
+        config: Any = model.peft_config["default"]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+        named = {f"base_model.model.{name.replace('.default.', '.')}": value for name, value in weights.items()}
+        save_file(named, out / "adapter_model.safetensors", {"format": "pt"})
+        config.save_pretrained(str(out))
+    else:
+        model.save_pretrained(out, state_dict=weights)
+        processor.save_pretrained(out)
+
+
+def export(run: str, out: Path, released: bool = False) -> None:
+    """Write a model, or a base model with its adapter merged into it, as a checkpoint of its own.
+
+    Args:
+        run: as for `gar.load`.
+        released: in the released layout instead of ours.
+
+    Raises:
+        ValueError: the released layout has no words for this model.
+    """
+    predictor = load(run, device="cpu")
+    if released:
+        save_released(predictor.model, out)
+    else:
+        predictor.model.save_pretrained(out)
+    predictor.processor.save_pretrained(out)

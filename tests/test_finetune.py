@@ -1,0 +1,224 @@
+"""Fine-tuning on a user's own data: adapters, reports, exports; several processes, killed ones and sharded ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import fresh, processor, released_processor, samples, squares, two_processes  # noqa: F401
+from tiny import IMAGE, random_request
+
+import gar
+from gar.cli import main
+from gar.data.folder import write_jsonl
+from gar.data.formats import open_data
+from gar.data.sample import Sample
+from gar.inputs.processor import GARProcessor
+from gar.model.released import save_released
+from gar.train import finetune, recipes
+from gar.train.recipes import Stage
+from gar.train.trainer import train
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(processor, tmp_path_factory) -> Path:  # noqa: F811
+    """A random model with nano's shape in our layout (`model`), and 12 records of one's own (`data`)."""
+    folder = tmp_path_factory.mktemp("own")
+    fresh(processor).save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    write_jsonl([squares(seed) for seed in range(12)], folder / "data" / "squares.jsonl")
+    return folder
+
+
+def line(folder: Path, out: Path, *more: str) -> list[str]:
+    arguments = ["train", "finetune", "--data", folder / "data", "--model", folder / "model", "--out", out]
+    return [*map(str, arguments), "--held-out", "0.25", "--workers", "0", *more]
+
+
+def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "run"
+    assert main(line(folder, out, "--lora", "--epochs", "4", "--rate", "0.02")) == 0
+    said = capsys.readouterr()
+    assert "memory of one process" in said.err and "activations" in said.err
+    assert said.out.splitlines()[0].startswith("before  loss")
+    report = json.loads((out / "report.json").read_text())
+    assert report["before"]["answers"] == report["after"]["answers"] > 0
+    assert report["after"]["loss"] < report["before"]["loss"]
+    weights = load_file(out / "adapter_model.safetensors")
+    assert len(weights) == 4 * 7 * 2 and {w.shape[0] for n, w in weights.items() if "lora_A" in n} == {16}
+
+    adapted, base = gar.load(out, device="cpu"), gar.load(folder / "model", device="cpu")
+    assert not any("lora" in name for name, _ in adapted.model.named_parameters())
+    stage = recipes.lora(9)[0]
+    _, held_out = finetune.split(open_data(folder / "data"), 0.25, 0)
+    packs = finetune.packs_of(held_out, processor, stage, 0)
+    merged = finetune.measure(finetune.Objective(adapted.model, stage), packs)
+    assert merged["loss"] == pytest.approx(report["after"]["loss"], abs=2e-4)
+    same = [torch.equal(a, b) for a, b in zip(adapted.model.parameters(), base.model.parameters(), strict=True)]
+    assert 0 < same.count(False) == len(weights) // 2  # every adapted layer, and no other
+
+    assert main(["train", "export", str(out), "--out", str(tmp_path / "ours")]) == 0
+    exported = gar.load(tmp_path / "ours", device="cpu").model.state_dict()
+    assert all(torch.equal(value, exported[name]) for name, value in adapted.model.state_dict().items())
+    assert main(["train", "export", str(out), "--out", str(tmp_path / "theirs"), "--released"]) == 2
+    assert "the released layout cannot express" in capsys.readouterr().err
+
+
+def test_an_adapter_of_a_released_checkpoint_is_exported_in_the_released_layout(released_processor, tmp_path):  # noqa: F811
+    base = str(tmp_path / "base")
+    save_released(fresh(released_processor), base)
+    released_processor.save_pretrained(base)
+    stage = replace(recipes.lora(9)[0], lora_parts=("language", "projector"))
+    model, processor = finetune.opened_model(base, stage, "cpu")  # noqa: F811
+    finetune.add_adapter(model, stage, base, 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    (tmp_path / "run").mkdir()
+    finetune.write_result(model, processor, finetune.whole_weights(model, adapter=True), tmp_path / "run", adapter=True)
+    assert main(["train", "export", str(tmp_path / "run"), "--out", str(tmp_path / "merged"), "--released"]) == 0
+    assert "mllm_config" in json.loads((tmp_path / "merged" / "config.json").read_text())
+    merged = gar.load(tmp_path / "merged", device="cpu").model
+    request = random_request(processor.config, (1, 1), {})
+    request["input_ids"] = request["input_ids"].where(request["input_ids"] != IMAGE, processor.config.image_token_id)
+    request["region_boxes"] = [{0: (0.1, 0.1, 0.6, 0.9)}]
+    with torch.no_grad():
+        logits = [one.eval()(**request).logits for one in (model, merged, fresh(released_processor))]
+    assert torch.allclose(logits[0], logits[1], atol=1e-5)
+    assert not torch.allclose(logits[0], logits[2], atol=1e-3)
+
+
+def test_held_out_records_are_not_trained_on_and_are_the_same_every_time(folder):
+    data = open_data(folder / "data")
+    training, held_out = finetune.split(data, 0.25, seed=1)
+    assert (training.num_records(), len(held_out)) == (9, 3)
+    pictures = [sample.image for sample in (*training, *held_out)]
+    assert len({*pictures}) == 12 and {*pictures} == {sample.image for sample in data}
+    assert finetune.split(data, 0.25, seed=1)[1] == held_out
+    with pytest.raises(ValueError, match="0 of 12 records held out"):
+        finetune.split(data, 0.01, seed=1)
+
+
+def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
+    def budget(stage: Stage) -> dict[str, int]:
+        model, processor = finetune.opened_model(str(folder / "model"), stage, "cpu")  # noqa: F811
+        if stage.lora_rank:
+            finetune.add_adapter(model, stage, "", 0)
+        (packed,) = finetune.packs_of(samples[:1], processor, stage, 0)
+        return finetune.memory(finetune.Objective(model, stage), packed, stage, 1)
+
+    whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])
+    assert whole["gradients"] < whole["weights"] and whole["optimiser"] == 2 * whole["gradients"]
+    assert lora["weights"] > whole["weights"] and lora["gradients"] < whole["gradients"] / 5
+    assert 0 < lora["activations"] < whole["activations"]
+
+
+def test_the_published_recipes_have_the_published_settings():
+    (stage,) = recipes.gar_1b(samples=64 * 1000)
+    assert (stage.steps, stage.batch, stage.warmup, stage.rate, stage.clip) == (1000, 64, 30, 1e-5, 1.0)
+    assert (stage.frozen, stage.tower_rate, stage.vision_rate, stage.weight_decay) == ((), 1.0, 1.0, 0.0)
+    (larger,) = recipes.gar_8b(samples=64 * 1000)
+    assert (stage.max_tiles, larger.max_tiles) == (16, 8)
+
+
+def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
+    objective = finetune.Objective(fresh(processor), recipes.finetune(9)[0])
+    optimizer, _ = objective.optimizer()
+    counted = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    assert counted == sum(p.numel() for p in objective.parameters())
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
+        (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
+        (["--data", "/nowhere"], "/nowhere: no such file"),
+    ],
+)
+def test_a_fine_tuning_that_cannot_be_is_one_line(folder, tmp_path, capsys, more, problem):
+    assert main(line(folder, tmp_path, "--device", "cpu", *more)) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("gar: error:") and problem in said[-1]
+
+
+def descendants(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [d for child in map(int, children) for d in (child, *descendants(child))]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_step_ends_with_the_very_weights_of_one_that_was_not(folder, tmp_path):
+    def start(out: Path) -> subprocess.Popen:
+        arguments = line(folder, out, "--epochs", "12", "--save-every", "1", "--launch", "2")
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-m", "gar.cli", *arguments], env=environment)
+
+    assert start(tmp_path / "whole").wait() == 0
+    steps = json.loads((tmp_path / "whole" / "stage.json").read_text())["steps"]
+    killed = start(tmp_path / "killed")
+    when = random.randint(1, steps - 2)
+    while not (tmp_path / "killed" / f"step-{when:08}").exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 2))
+    for process in (*descendants(killed.pid), killed.pid):  # torchrun's workers would outlive it
+        os.kill(process, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "report.json").exists()
+    assert start(tmp_path / "killed").wait() == 0
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def _sharded(rank: int, samples: list[Sample], processor: GARProcessor, stage: Stage, folder: str) -> None:  # noqa: F811
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    options: Any = {"workers": 0, "save_every": 1, "log_every": 1, "keep": 9, "sharded": True}
+    train(fresh(processor), processor, samples, stage, Path(folder) / "spread", **options)
+    train(fresh(processor), processor, samples, stage, Path(folder) / "from-one", **options)
+    torch.distributed.destroy_process_group()
+
+
+def test_a_sharded_run_has_the_losses_of_one_process_and_either_reads_the_others_checkpoints(
+    samples,  # noqa: F811
+    processor,  # noqa: F811
+    tmp_path,
+):
+    stage = Stage("a", steps=3, batch=2, at_once=1, turns=6, regions=3, warmup=2, heads=0.0)
+    options: Any = {"workers": 0, "save_every": 1, "log_every": 1, "keep": 9}
+
+    def losses(run: str) -> list[float]:
+        return [json.loads(text)["language"] for text in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+
+    def begun(name: str, run: str) -> Path:
+        shutil.copytree(tmp_path / run / "step-00000001", tmp_path / name / "step-00000001")
+        return tmp_path / name
+
+    alone = train(fresh(processor), processor, samples, stage, tmp_path / "alone", **options).model.state_dict()
+    begun("from-one", "alone")
+    two_processes(_sharded, samples, processor, stage, str(tmp_path))
+    assert losses("spread") == pytest.approx(losses("alone"), abs=1e-5)
+    assert losses("from-one") == pytest.approx(losses("alone")[1:], abs=1e-5)
+    assert len(list((tmp_path / "spread" / "step-00000003").glob("model-*-of-00002.safetensors"))) == 2
+
+    for run in ("spread", "from-one"):  # a last step is done already: the run only reads it
+        whole = train(fresh(processor), processor, samples, stage, tmp_path / run, **options).model.state_dict()
+        assert all(torch.allclose(whole[name], value, atol=1e-5) for name, value in alone.items()), run
+    out = begun("from-two", "spread")
+    rest = train(fresh(processor), processor, samples, stage, out, **options).model.state_dict()
+    assert all(torch.allclose(rest[name], value, atol=1e-5) for name, value in alone.items())
