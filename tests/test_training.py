@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -72,14 +74,16 @@ def samples() -> list[Sample]:
 def processor(samples) -> GARProcessor:
     texts = (text for s in samples for turn in s.turns for text in (turn.question, turn.answer))
     tokenizer = nano.build_tokenizer(texts)
-    return GARProcessor(nano.config(tokenizer), tokenizer)
+    config = nano.config(tokenizer)
+    config.tile_size = 64  # a twelfth of the work
+    return GARProcessor(config, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def released_processor(released_tokenizer) -> GARProcessor:
     changes: Any = {"replay_frame": "released", "inclusive_boxes": True, "max_num_tiles": 4}
     config = tiny_config(**changes)
-    config.text_config.vocab_size = len(released_tokenizer)
+    config.text_config.vocab_size = 128262
     config.image_token_id, config.crop_token_ids = 128002, [128004, 128005, 128008, 128010, 128011]
     config.prompt_token_ids = list(range(128256, 128261))
     return GARProcessor(config, released_tokenizer)
@@ -215,6 +219,15 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+# Importing everything anew takes longer than what the processes do; but none may be forked once a GPU has been used.
+START = "spawn" if torch.cuda.is_available() else "fork"
+
+
+def two_processes(function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in two processes, each with its rank before the arguments."""
+    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method=START)  # pyright: ignore
+
+
 def _part(rank: int, samples: list[Sample], processor: GARProcessor, stage: Stage, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
@@ -226,7 +239,7 @@ def _part(rank: int, samples: list[Sample], processor: GARProcessor, stage: Stag
 
 def test_two_processes_train_as_one_that_takes_the_mean_of_both_parts(samples, processor, tmp_path):
     stage = Stage("language", steps=3, batch=2, turns=6, regions=3, warmup=2, heads=0.0)
-    torch.multiprocessing.spawn(_part, (samples, processor, stage, str(tmp_path)), nprocs=2)  # pyright: ignore
+    two_processes(_part, samples, processor, stage, str(tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -234,6 +247,27 @@ def test_two_processes_train_as_one_that_takes_the_mean_of_both_parts(samples, p
     train(alone, processor, samples, replace(stage, at_once=1), tmp_path / "alone", workers=0)
     assert all(torch.allclose(first[name], value, atol=1e-5) for name, value in alone.state_dict().items())
     assert sum((first[name] - value).abs().sum() for name, value in fresh(processor).state_dict().items()) > 1
+
+
+def test_two_processes_killed_at_any_moment_end_with_the_very_weights_of_two_that_ran(samples, processor, tmp_path):
+    stage = Stage("a", steps=6, batch=2, turns=4, regions=3, warmup=2, heads=0.0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    two_processes(_part, samples, processor, stage, str(whole))
+    started = torch.multiprocessing.start_processes(  # pyright: ignore
+        _part, (samples, processor, stage, str(killed)), nprocs=2, start_method=START, join=False
+    )
+    while not list((killed / "run").glob("step-0*")):
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 1))
+    for process in started.processes:
+        process.kill()  # SIGKILL
+        process.join()
+    (killed / "meet").unlink(missing_ok=True)
+    two_processes(_part, samples, processor, stage, str(killed))
+    first, second = (load_file(folder / "0.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, processor):
