@@ -439,6 +439,10 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, capsys):
     assert "--data DIR" in fails(capsys, *score, "ferret", "--predictions", path)
     assert "not a predictions file" in fails(capsys, *score, "dlc", "--predictions", path, "--data", tmp_path / "dlc")
     assert "not verdicts" in fails(capsys, *score, "dlc", "--predictions", texts, "--verdicts", path)
+    wrong = small.write(tmp_path / "wrong.json", [row | {"model_output": 7} for row in rows])
+    assert "expected a text" in fails(capsys, *score, "vqa", "--predictions", wrong)
+    small.write(wrong, {"11": {"pred": "a cup", "response": [1, 2, 3, 4]}})
+    assert "expected a text" in fails(capsys, *score, "dlc", "--predictions", texts, "--verdicts", wrong)
     assert "go together" in fails(capsys, *score, "dlc", "--predictions", texts, "--judge", "http://x")
     assert "not a scored run" in fails(capsys, "bench", "compare", path, path)
 

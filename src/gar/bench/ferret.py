@@ -65,7 +65,7 @@ First line: the two ratings, that of answer 1 first, with one space between them
         """Of the model's outputs (the picture's path has lost its last separator), or of the judge's answer file."""
         named = [(row.get("image_path") or row["image"], row.get("caption", row.get("text"))) for row in rows]
         return {
-            item.id: postprocess(text)
+            item.id: postprocess(str(text))
             for item in items
             for path, text in named
             if text is not None and path.endswith(item.picture)

@@ -220,7 +220,9 @@ def read_answers(benchmark: Benchmark, path: Path, items: Sequence[Item]) -> dic
         answers = {row["id"]: row["answer"] for row in rows[1:] if "answer" in row and row["id"] in known}
     if not answers:
         raise ValueError(f"{path}: no answer to any item of {benchmark.name}")
-    return answers
+    if wrong := [name for name, text in answers.items() if not isinstance(text, str | None)]:
+        raise ValueError(f"{path}: the answer to {wrong[0]} is {answers[wrong[0]]!r}, expected a text")
+    return {name: text for name, text in answers.items() if text is not None}
 
 
 def _run_facts(rows: Any) -> dict[str, Any] | None:
@@ -268,6 +270,9 @@ def evaluate(
             replies = benchmark.verdicts(rows, items, answers) if published else _kept_replies(rows["items"], answers)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{verdicts}: not verdicts of {benchmark.name}: {_missing(error)}") from error
+        for name, said in replies.items():
+            if wrong := [reply for reply in said if not isinstance(reply, str | None)]:
+                raise ValueError(f"{verdicts}: the verdict on {name} is {wrong[0]!r}, expected a text")
     elif judge is not None:
         replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder)
     elif benchmark.judged:
