@@ -51,7 +51,7 @@ def line(folder: Path, out: Path, *more: str) -> list[str]:
 
 def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor, tmp_path, capsys):  # noqa: F811
     out = tmp_path / "run"
-    assert main(line(folder, out, "--lora", "--epochs", "4", "--rate", "0.02")) == 0
+    assert main(line(folder, out, "--lora", "--epochs", "4", "--rate", "0.003")) == 0
     said = capsys.readouterr()
     assert "memory of one process" in said.err and "activations" in said.err
     assert said.out.splitlines()[0].startswith("before  loss")
