@@ -83,7 +83,7 @@ def test_the_texts_of_several_regions_of_an_item_are_one_answer(tmp_path: Path):
 @pytest.mark.parametrize("which", ["vqa", "dlc"])
 def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_path: Path, request):
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
-    task = request.getfixturevalue(which)
+    task: Task = request.getfixturevalue(which)
     never: Any = small.FakePredictor(prompts=16)
     run(*task, never, whole, batch_size=1)
     for attempt in range(20):

@@ -138,7 +138,8 @@ def test_the_published_format_reads_back_equal_and_datasets_reads_it(tmp_path: P
     assert list(open_data(tmp_path / "set")) == samples
     rows = datasets.load_from_disk(tmp_path / "set")
     assert rows.column_names == ["image", "mask_rle", "conversations"]
-    assert rows[1]["image"].size == (WIDTH, HEIGHT)
+    picture: Any = rows[1]["image"]
+    assert picture.size == (WIDTH, HEIGHT)
     assert rows[1]["mask_rle"] == samples[1].masks
     assert rows[2]["conversations"][0] == {"from": "human", "value": "<image>\nIs <Prompt0> on <Prompt1>?"}
     assert [p.name for p in tmp_path.iterdir()] == ["set"]

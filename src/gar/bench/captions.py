@@ -1,7 +1,5 @@
-"""What a caption is worth beside captions that people wrote, without a judge: CIDEr, METEOR, BLEU, ROUGE-L.
-
-CIDEr is written out here. The others are those of the packages that define them: METEOR of pycocoevalcap (which runs
-Java), BLEU of sacrebleu, ROUGE of rouge-score. Knows texts only.
+"""What a caption is worth beside captions that people wrote, without a judge: CIDEr, written out here, and METEOR of
+pycocoevalcap (which runs Java). Knows texts only.
 """
 
 from __future__ import annotations
@@ -77,7 +75,7 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list
     import shutil
 
     try:
-        from pycocoevalcap.meteor.meteor import Meteor
+        from pycocoevalcap.meteor.meteor import Meteor  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ValueError(f"METEOR needs {error.name}: pip install pycocoevalcap") from error
     if shutil.which("java") is None:
@@ -85,21 +83,3 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list
     known = {k: list(texts) for k, texts in enumerate(references)}
     _, values = Meteor().compute_score(known, {k: [caption] for k, caption in enumerate(captions)})
     return [float(value) for value in values]
-
-
-def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """sacrebleu's BLEU of all captions together, 0..100, with its own tokenizer. Items may differ in references."""
-    import sacrebleu
-
-    most = max(len(texts) for texts in references)
-    streams = [[texts[k] if k < len(texts) else None for texts in references] for k in range(most)]
-    return sacrebleu.corpus_bleu(list(captions), streams).score
-
-
-def rouge_l(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """rouge-score's ROUGE-L F-measure of each caption with the reference it is nearest to, 0..1, without stemming."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"])
-    pairs = zip(captions, references, strict=True)
-    return [scorer.score_multi(list(texts), caption)["rougeL"].fmeasure for caption, texts in pairs]
