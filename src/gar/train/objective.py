@@ -108,7 +108,7 @@ class Objective(nn.Module):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 part = part_of(name)
-                (tower if part == "tower" else between if part in VISION else rest).append(parameter)
+                (tower if part == "tower" else rest if part == "language" else between).append(parameter)
         if self.heads is not None:
             rest += list(self.heads.parameters())
         groups, rates = [], []

@@ -23,7 +23,8 @@ class Stage:
     lora_rank: train adapters of that rank on `lora_parts` ("language", "projector"), and nothing else; 0 for none.
     four_bit: hold the frozen language model in 4 bits; needs bitsandbytes and a CUDA GPU.
     rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
-        tower's, and that of the mask embedding and of everything between tower and language model, as factors of it.
+        tower's, and that of the mask embedding and of everything between tower and language model (nano's mentions
+        included), as factors of it.
     betas, weight_decay: of AdamW; biases and norms do not decay. clip: the longest gradient.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
@@ -64,21 +65,25 @@ class Stage:
 
 
 def nano() -> list[Stage]:
-    """The built-in model: vision with heads, then the language model on frozen vision, then everything together.
+    """The built-in model: vision with heads, the language model on it, everything together, the language model again.
 
-    Whether training both at once is better or worse has not been settled (docs/log.md).
+    Whether the third stage does good has not been settled (docs/log.md).
     """
     return [
         Stage(
             "vision", steps=1000, batch=16, turns=1, regions=8, language=False, tower_rate=0.5, warmup=40, floor=0.05,
         ),
         Stage(
-            "language", steps=2000, batch=4, turns=16, regions=8, frozen=("tower", "mask", "projector"), rate=1.5e-3,
+            "language", steps=1000, batch=4, turns=16, regions=8, frozen=("tower", "mask", "projector"), rate=1.5e-3,
             heads=0.2, balance=0.5, warmup=80, floor=1.0,
         ),
         Stage(
-            "joint", steps=7500, batch=4, turns=16, regions=8, frozen_blocks=2, rate=1.5e-3, tower_rate=0.2,
-            vision_rate=0.3, balance=0.5,
+            "joint", steps=2000, batch=4, turns=16, regions=8, frozen_blocks=2, rate=1.5e-3, tower_rate=0.1,
+            vision_rate=0.2, balance=0.5, floor=0.8,
+        ),
+        Stage(
+            "settle", steps=4700, batch=4, turns=16, regions=8, frozen=("tower", "mask", "projector"), rate=1.2e-3,
+            vision_rate=0.2, heads=0.2, balance=0.25, warmup=30,
         ),
     ]  # fmt: skip
 
