@@ -77,7 +77,8 @@ def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:
     if turn.type in CAPTIONS:
         back = {k: region for region, k in numbers.items()}
         about = min(named(Turn(turn.question, "")))
-        right = not check_caption(renumber(answer, back), sample.meta, about)[1]
+        meant = named(Turn("", answer)) <= set(back)  # a region that it was not given is none
+        right = meant and not check_caption(renumber(answer, back), sample.meta, about)[1]
     elif choices:
         right = answer == truth
     else:
