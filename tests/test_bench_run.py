@@ -83,13 +83,13 @@ def test_the_texts_of_several_regions_of_an_item_are_one_answer(tmp_path: Path):
 @pytest.mark.parametrize("which", ["vqa", "dlc"])
 def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_path: Path, request):
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
-    task: Task = request.getfixturevalue(which)
+    chosen, items, folder = request.getfixturevalue(which)
     never: Any = small.FakePredictor(prompts=16)
-    run(*task, never, whole, batch_size=1)
+    run(chosen, items, folder, never, whole, batch_size=1)
     for attempt in range(20):
         dying: Any = small.FakePredictor(prompts=16, stop_after=attempt % 2)
         try:
-            run(*task, dying, torn, batch_size=1)
+            run(chosen, items, folder, dying, torn, batch_size=1)
         except KeyboardInterrupt:
             with torn.open("a") as file:  # as if it had been killed while it wrote
                 file.write('{"id": "9", "ans'[: attempt * 3])

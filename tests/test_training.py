@@ -255,7 +255,7 @@ def test_two_processes_killed_at_any_moment_end_with_the_very_weights_of_two_tha
     for folder in (whole, killed):
         folder.mkdir()
     two_processes(_part, samples, processor, stage, str(whole))
-    started = torch.multiprocessing.start_processes(  # pyright: ignore
+    started: Any = torch.multiprocessing.start_processes(  # pyright: ignore
         _part, (samples, processor, stage, str(killed)), nprocs=2, start_method=START, join=False
     )
     while not list((killed / "run").glob("step-0*")):
@@ -287,7 +287,8 @@ def test_groups_are_shared_whole_and_weigh_the_same_whatever_the_number_of_proce
     weights: Counter[int] = Counter()
     for part in shares:
         packs: Any = [SimpleNamespace(input_ids=[0] * place, place=place) for place in part]
-        for weight, group, _ in trainer._groups(packs, stage, world):
+        groups: Any = trainer._groups(packs, stage, world)
+        for weight, group, _ in groups:
             weights.update({p.place: weight / world for p in group})
     assert list(weights.values()) == pytest.approx([1 / 5] * 10)
 
