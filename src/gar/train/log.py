@@ -76,7 +76,8 @@ class Log:
             if points:
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1, marker="." if len(points) < 50 else "")
         axes.set_ylim(bottom=0)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
         figure.savefig(self.out / "loss.png", dpi=120)
 
     def close(self) -> None:
