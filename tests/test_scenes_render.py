@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gar.data.sample import read_shards
+from gar.regions import decode_rle
 from gar.scenes import render
 from gar.scenes.grammar import relations
 from gar.scenes.things import EVERYDAY, PRIMITIVES, Mesh, make, turn
@@ -166,7 +167,7 @@ def test_the_mirror_image_of_a_scene_exchanges_left_and_right_and_nothing_else(m
     back = render.mirrored(other)
     assert back.meta == sample.meta and back.masks == sample.masks
     for rle, flipped in zip(sample.masks, other.masks, strict=True):
-        assert (render._decoded(rle)[:, ::-1] == render._decoded(flipped)).all()
+        assert (decode_rle(rle)[:, ::-1] == decode_rle(flipped)).all()
     assert len(sample.masks) > 1
     for i in range(len(sample.masks)):
         for j in range(len(sample.masks)):

@@ -121,7 +121,7 @@ class Region:
             ValueError: a key is missing, a type is wrong, the counts are malformed or do not fill the size, or nothing
                 is set.
         """
-        array = _decode_rle(rle)
+        array = decode_rle(rle)
         if not array.any():
             raise ValueError(f"RLE of {_size(array)} is empty: at least one pixel must be set")
         return Region("rle", array=array)
@@ -216,10 +216,7 @@ class Located:
 
     def rle(self) -> dict[str, Any]:
         """The mask as compressed COCO RLE, ready for JSON: {"size": [height, width], "counts": str}."""
-        from pycocotools import mask as coco
-
-        rle = cast(dict[str, Any], coco.encode(np.asfortranarray(self.mask, np.uint8)))
-        return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+        return encode_rle(self.mask)
 
 
 def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Image.Image:
@@ -257,6 +254,14 @@ def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Imag
         return upright.convert("RGB")
     except ValueError as error:
         raise ValueError(f"{name} of mode {upright.mode} cannot become RGB: {error}") from error
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W), which may be empty, as compressed COCO RLE, ready for JSON."""
+    from pycocotools import mask as coco
+
+    rle = cast(dict[str, Any], coco.encode(np.asfortranarray(mask, np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def rle_area(rle: dict[str, Any]) -> int:
@@ -345,7 +350,7 @@ def _fill(xy: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.logical_xor.accumulate(flips, axis=1)[:, :width]
 
 
-def _decode_rle(rle: dict[str, Any]) -> np.ndarray:
+def decode_rle(rle: dict[str, Any]) -> np.ndarray:
     """Bool (H, W) of a COCO RLE."""
     runs = _rle_runs(rle)
     height, width = (int(side) for side in rle["size"])

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from gar.data.sample import Sample, read_shards, write_shard
+from gar.regions import decode_rle, encode_rle
 from gar.scenes.text import talk
 from gar.scenes.things import PRIMITIVES, Mesh
 from gar.scenes.world import Camera, Panel, Surface, Thing, World, linear, sample_world
@@ -365,19 +366,6 @@ def render_scene(world: World, seed: int) -> Scene:
 # --- Shards ----------------------------------------------------------------------------------------------------------
 
 
-def _decoded(rle: dict[str, Any]) -> np.ndarray:
-    from pycocotools import mask as coco
-
-    return coco.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]
-
-
-def _rle(mask: np.ndarray) -> dict[str, Any]:
-    from pycocotools import mask as coco
-
-    rle: dict[str, Any] = dict(coco.encode(np.asfortranarray(mask, np.uint8)))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}
-
-
 def render_sample(
     seed: int, split: str = "train", generators: dict[str, float] | None = None, pixels: int = 224, num_turns: int = 48
 ) -> Sample:
@@ -398,9 +386,9 @@ def render_sample(
         "things": scene.things,
         "relations": scene.relations,
         "rows": scene.rows,
-        "mirror": None if scene.mirror is None else _rle(scene.mirror),
+        "mirror": None if scene.mirror is None else encode_rle(scene.mirror),
     }
-    return _told(scene.picture, [_rle(m) for m in scene.masks], facts, f"talk {seed}", num_turns)
+    return _told(scene.picture, [encode_rle(m) for m in scene.masks], facts, f"talk {seed}", num_turns)
 
 
 def _told(picture: Image.Image, masks: list[dict[str, Any]], facts: dict[str, Any], seed: str, num: int) -> Sample:
@@ -422,9 +410,9 @@ def mirrored(sample: Sample, num_turns: int = 48) -> Sample:
     facts = facts | {
         "things": [flipped(thing) for thing in facts["things"]],
         "rows": [row[::-1] for row in facts["rows"]],
-        "mirror": facts["mirror"] and _rle(_decoded(facts["mirror"])[:, ::-1]),
+        "mirror": facts["mirror"] and encode_rle(decode_rle(facts["mirror"])[:, ::-1]),
     }
-    masks = [_rle(_decoded(rle)[:, ::-1]) for rle in sample.masks]
+    masks = [encode_rle(decode_rle(rle)[:, ::-1]) for rle in sample.masks]
     picture = sample.picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return _told(picture, masks, facts, f"mirrored talk {facts['seed']}", num_turns)
 
@@ -481,7 +469,7 @@ def contact_sheet(folder: str | Path, path: str | Path, num: int = 24, columns: 
     for sample, _ in zip(read_shards(folder), range(num), strict=False):
         picture = np.array(sample.picture())
         for i, rle in enumerate(sample.masks):
-            mask = _decoded(rle)
+            mask = decode_rle(rle)
             inner = mask.copy()
             for axis in (0, 1):
                 inner &= np.roll(mask, 1, axis) & np.roll(mask, -1, axis)
