@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -304,8 +304,7 @@ def train_nano(
     launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,
 ) -> None:
     """Train the built-in model on rendered scenes. A stopped run goes on where it was, to the step."""
-    if launch > 1 and "WORLD_SIZE" not in os.environ:
-        _launch(launch)
+    _launch(launch)
     from gar.train.nano import run
 
     run(data, validation, out, seed=seed)
@@ -336,8 +335,7 @@ def train_finetune(
     as_json: _Json = False,
 ) -> None:
     """Train a model further on your own data. A stopped run goes on where it was; RUN is then a --model."""
-    if launch > 1 and "WORLD_SIZE" not in os.environ:
-        _launch(launch)
+    _launch(launch)
     from gar.train.finetune import RECIPES, run
 
     recipe = "lora" if lora else recipe
@@ -379,8 +377,10 @@ def train_export(
     export(run, out, released)
 
 
-def _launch(processes: int) -> NoReturn:
-    """Become `torchrun` with this very command line."""
+def _launch(processes: int) -> None:
+    """Become `torchrun` with this very command line, unless this is one of its processes or one is enough."""
+    if processes == 1 or "WORLD_SIZE" in os.environ:
+        return
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     os.execv(sys.executable, [*torchrun, "-m", "gar.cli", *sys.argv[1:]])
 

@@ -191,6 +191,12 @@ def answer_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor, ba
     return (each * weight).sum() / weight.sum()
 
 
+def word_for_word(logits_SV: Tensor, packed: Pack) -> list[bool]:
+    """For each turn, whether greedy decoding gives the right answer to the token."""
+    best, ids = logits_SV.argmax(-1).tolist(), packed.input_ids
+    return [best[start - 1 : end - 1] == ids[start:end] for (start, end), *_ in packed.answers]
+
+
 def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -> tuple[Tensor, int, int]:
     """How well the right option is told from the wrong ones, by the mean log-probability of an option's tokens.
 

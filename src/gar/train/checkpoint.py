@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from contextlib import ExitStack
@@ -75,6 +76,13 @@ def load(out: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> t
             optimizer.state[p] = {"step": torch.zeros(()), **moments}
     _read(folder, "optimizer", _moments(optimizer))
     return about["step"], about["places"]
+
+
+def join(backend: str = "gloo") -> tuple[int, int]:
+    """Meet the other processes that `torchrun` started, if it did; this one's number and how many train together."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group(backend)
+    return rank_and_world()
 
 
 def rank_and_world() -> tuple[int, int]:

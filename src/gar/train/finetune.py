@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_data
-from gar.data.packing import Pack, pack
+from gar.data.packing import Pack, pack, word_for_word
 from gar.data.sample import Sample
 from gar.data.stream import Data, Shard
 from gar.inputs.processor import GARProcessor
@@ -33,7 +33,7 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import save_released
 from gar.predictor import load
 from gar.train import recipes
-from gar.train.checkpoint import rank_and_world
+from gar.train.checkpoint import join
 from gar.train.objective import ADAPTER, Objective
 from gar.train.recipes import Stage
 from gar.train.trainer import train
@@ -80,9 +80,7 @@ def run(
     """
     if device == "auto":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    rank, world = rank_and_world()
+    rank, world = join("nccl" if device.startswith("cuda") else "gloo")
     opened = open_data(data, rejects=out / "rejects.jsonl")
     training, validation = split(opened, held_out, seed)
     options = {} if epochs is None else {"epochs": epochs}
@@ -231,14 +229,12 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
         with torch.no_grad():
             _, figures, logits = objective([packed])
         assert logits is not None
-        spans = [first for first, *_ in packed.answers]
-        number = sum(end - start for start, end in spans)
+        number = sum(end - start for (start, end), *_ in packed.answers)
         loss, tokens = loss + figures["language"] * number, tokens + number
-        best, ids = logits[0].argmax(-1).tolist(), packed.input_ids
-        for turn, (start, end) in zip(packed.turns, spans, strict=True):
+        for turn, said in zip(packed.turns, word_for_word(logits[0], packed), strict=True):
             for name in {"all", turn.type or "other"}:
                 asked[name] += 1
-                right[name] += best[start - 1 : end - 1] == ids[start:end]
+                right[name] += said
     exact = {name: round(right[name] / asked[name], 4) for name in asked}
     return {"loss": round(loss / tokens, 4), "exact": exact.pop("all"), "answers": asked["all"], "types": exact}
 

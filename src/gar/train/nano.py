@@ -7,7 +7,6 @@ same code as for the released checkpoints.
 from __future__ import annotations
 
 import io
-import os
 import random
 import sys
 from collections import Counter
@@ -23,13 +22,14 @@ from PIL import Image, ImageEnhance, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
-from gar.data.packing import collate, pack, ranking_loss
+from gar.data.packing import pack, word_for_word
 from gar.data.sample import Sample, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
-from gar.train.checkpoint import rank_and_world
+from gar.train.checkpoint import join
 from gar.train.heads import ATTRIBUTES, RegionHeads
+from gar.train.objective import Objective
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
 from gar.train.trainer import train
@@ -182,7 +182,7 @@ def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def open_accuracy(
-    model: GARForConditionalGeneration, processor: GARProcessor, samples: list[Sample], turns: int = 24, seed: int = 0
+    objective: Objective, processor: GARProcessor, samples: list[Sample], turns: int = 24, seed: int = 0
 ) -> dict[str, float]:
     """By type, how often greedy decoding gives the very answer to a question without options, and over questions with
     options, how often the right one is ranked first."""
@@ -192,21 +192,15 @@ def open_accuracy(
         packed = pack(sample, processor, random.Random(f"{seed}/{index}"), num_turns=turns, max_regions=8)
         if packed is None:
             continue
-        batch = collate([packed], processor.tokenizer.pad_token_id)
         with torch.no_grad():
-            features = model.model.encode(batch["pixel_values"], batch["mask_values"])
-            regions = model.model.cut(features, batch["tile_grids"], batch["region_boxes"])
-            embeds = model.model.embed(batch["input_ids"], features, regions, batch["region_boxes"])
-            where = {name: batch[name] for name in ("attention_mask", "position_ids")}
-            logits = model(inputs_embeds=embeds, **where).logits
-            _, hits, ranked = ranking_loss(logits, [packed], batch["input_ids"])
-            right["choices"] += hits
-            asked["choices"] += ranked
-        best, ids = logits[0].argmax(-1), batch["input_ids"][0]
-        for turn, ((start, end), *_) in zip(packed.turns, packed.answers, strict=True):
+            _, figures, logits = objective([packed])
+        assert logits is not None
+        right["choices"] += int(figures["right/choices"])
+        asked["choices"] += int(figures["asked/choices"])
+        for turn, exact in zip(packed.turns, word_for_word(logits[0], packed), strict=True):
             if not turn.choices:
                 asked[turn.type] += 1
-                right[turn.type] += int(torch.equal(best[start - 1 : end - 1], ids[start:end]))
+                right[turn.type] += exact
     return {f"{name} ({asked[name]})": round(right[name] / asked[name], 3) for name in sorted(asked)}
 
 
@@ -221,9 +215,7 @@ def run(
         data: folders of training shards (`gar scenes render`). validation: a folder of held-out ones.
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
     """
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("gloo")
-    rank, world = rank_and_world()
+    rank, world = join()
     samples = [s for folder in data for s in read_shards(folder)]
     # A glance after each checkpoint; `gar scenes exam` is the measure, on scenes that decided nothing.
     held_out = list(islice(read_shards(validation), 64))
@@ -240,7 +232,7 @@ def run(
     words = {name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES}
     heads = RegionHeads(model.config.text_config.hidden_size, words)
     for stage in stages or nano_stages():
-        validate = (lambda _: open_accuracy(model, processor, held_out)) if stage.language else None
+        validate = (lambda objective: open_accuracy(objective, processor, held_out)) if stage.language else None
         train(
             model, processor, samples, stage, out / stage.name,
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=500,
