@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from gar.bench.task import CACHE, Benchmark
+from gar.data.sample import replacing
 
 
 def fetch(benchmark: Benchmark, to: Path | None = None, source: str | None = None) -> Path:
@@ -40,10 +40,8 @@ def fetch(benchmark: Benchmark, to: Path | None = None, source: str | None = Non
             raise ValueError(f"{address}: {getattr(error, 'reason', error)}") from error
         if (found := _sha256(content)) != expected:
             raise ValueError(f"{address}: SHA-256 is {found}, expected {expected}: nothing of it was kept")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        temporary.write_bytes(content)
-        temporary.rename(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     return folder
 
 

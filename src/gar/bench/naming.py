@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gar.bench.statistics import Estimate
-from gar.bench.task import Benchmark, Item, Score, average, read_json, to_rle
+from gar.bench.task import Benchmark, Item, Score, average, read_json
+from gar.data.published import segmentation_rle
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -29,7 +30,7 @@ class Naming(Benchmark):
             Item(
                 f"{index}.{k}",
                 row["file_name"],
-                (to_rle(annotation["segmentation"], row["height"], row["width"]),),
+                (segmentation_rle(annotation["segmentation"], row["height"], row["width"]),),
                 self.question,
                 picture=row["file_name"],
                 truth=re.sub("[_:]", " ", name),

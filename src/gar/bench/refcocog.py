@@ -9,7 +9,8 @@ from typing import Any
 
 from gar.bench.captions import cider, meteor, words
 from gar.bench.statistics import Estimate
-from gar.bench.task import Benchmark, Item, Score, average, read_json, to_rle
+from gar.bench.task import Benchmark, Item, Score, average, read_json
+from gar.data.published import segmentation_rle
 
 
 class RefCOCOg(Benchmark):
@@ -30,7 +31,7 @@ class RefCOCOg(Benchmark):
             image = pictures[row["image_id"]]
             # Pictures are named as COCO 2014 does, and lie in the folders of 2017.
             file = image["file_name"].split("_")[-1]
-            mask = to_rle(row["segmentation"], image["height"], image["width"])
+            mask = segmentation_rle(row["segmentation"], image["height"], image["width"])
             key = str(row["id"])
             found[key] = Item(key, file, (mask,), self.question, picture=file, truth=references[key])
         return list(found.values())

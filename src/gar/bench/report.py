@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +31,7 @@ from gar.bench.task import (
     result,
     run,
 )
+from gar.data.sample import replacing
 
 if TYPE_CHECKING:
     from gar.predictor import Predictor
@@ -102,10 +102,8 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def _write(text: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_scored(path: Path) -> dict[str, Any]:

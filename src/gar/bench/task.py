@@ -145,16 +145,6 @@ def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
     return mean([value for value, _ in there], [picture for _, picture in there])
 
 
-def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """A COCO segmentation as RLE: polygons, filled as COCO fills them and joined, or an RLE as it is."""
-    if isinstance(segmentation, dict):
-        return segmentation
-    from pycocotools import mask as coco
-
-    rle: Any = coco.merge(coco.frPyObjects(segmentation, height, width))
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
-
-
 def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = None) -> tuple[list[Item], Path]:
     """All items, and the folder that their pictures are named from.
 

@@ -9,7 +9,6 @@ questions stand in "turns", where `<PromptN>` names region N.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 
 from gar.data.annotated import FILE, Annotation, annotated, annotations_of, mask_pixels, place_picture, rle_of
 from gar.data.files import Folder
-from gar.data.sample import Sample, Unusable, turn_of
+from gar.data.sample import Sample, Unusable, replacing, turn_of
 from gar.data.stream import Lazy
 from gar.regions import Region
 
@@ -47,14 +46,11 @@ def line_sample(line: bytes, pictures: Folder) -> Sample:
 def write_jsonl(samples: Iterable[Sample], path: str | Path) -> int:
     """Write samples as JSON lines, and their pictures beside where they are not yet there. Returns their number."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     number = 0
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for sample in samples:
             file.write(json.dumps(_line(sample, place_picture(sample, path.parent, number))) + "\n")
             number += 1
-    temporary.rename(path)
     return number
 
 

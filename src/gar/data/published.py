@@ -7,7 +7,6 @@ pycocotools, as everywhere. A crowd is no region.
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from pycocotools import mask as coco
 
 from gar.data.annotated import FILE, Annotation, annotated, annotations_of, box_in, gather, mask_pixels, place_picture
 from gar.data.files import Folder
-from gar.data.sample import Sample, Turn, Unusable
+from gar.data.sample import Sample, Turn, Unusable, replacing
 from gar.data.stream import Lazy
 from gar.inputs.prompt import prompt_name
 from gar.regions import Located, Region, rle_area
@@ -102,9 +101,8 @@ def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.rename(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
     return len(images)
 
 
@@ -182,6 +180,25 @@ def _is_caption(raw: Raw) -> bool:
     return "caption" in raw and "segmentation" not in raw and "bbox" not in raw
 
 
+def segmentation_rle(drawn: Any, height: int, width: int) -> dict[str, Any]:
+    """A COCO segmentation as compressed RLE: its runs, or its polygons, filled as COCO fills them and joined.
+
+    Raises:
+        ValueError: a polygon has under three points.
+    """
+    if isinstance(drawn, dict):
+        runs = drawn if isinstance(drawn["counts"], str) else coco.frPyObjects(cast(Any, drawn), height, width)
+    else:
+        if any(len(line) < 6 or len(line) % 2 or not np.isfinite(line).all() for line in drawn):
+            raise ValueError("a polygon needs three points or more, as x and y in turn")
+        runs = coco.merge(coco.frPyObjects(drawn, height, width))
+    counts: Any = runs["counts"]
+    return {
+        "size": [int(side) for side in runs["size"]],
+        "counts": counts if isinstance(counts, str) else counts.decode("ascii"),
+    }
+
+
 def _mask(raw: Raw, image: Raw) -> dict[str, Any]:
     """The compressed RLE of an annotation: of its polygons, its runs, or else its box."""
     if raw.get("iscrowd"):
@@ -191,19 +208,9 @@ def _mask(raw: Raw, image: Raw) -> dict[str, Any]:
     if not drawn:
         x, y, w, h = raw["bbox"]
         return box_in(x, y, x + w, y + h, width, height)
-    if isinstance(drawn, dict):
-        if not rle_area(drawn):
-            raise Unusable("empty mask", "it sets no pixel")
-        runs = drawn if isinstance(drawn["counts"], str) else coco.frPyObjects(cast(Any, drawn), height, width)
-    else:
-        if any(len(line) < 6 or len(line) % 2 or not np.isfinite(line).all() for line in drawn):
-            raise ValueError("a polygon needs three points or more, as x and y in turn")
-        runs = coco.merge(coco.frPyObjects(drawn, height, width))
-    counts: Any = runs["counts"]
-    made = {
-        "size": [int(side) for side in runs["size"]],
-        "counts": counts if isinstance(counts, str) else counts.decode("ascii"),
-    }
+    if isinstance(drawn, dict) and not rle_area(drawn):
+        raise Unusable("empty mask", "it sets no pixel")
+    made = segmentation_rle(drawn, height, width)
     if not rle_area(made):
         raise Unusable("empty mask", "its polygon holds no pixel")
     return made

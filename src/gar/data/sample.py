@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,18 @@ class Sample:
             raise Unusable("damaged picture", f"{len(self.image)} bytes that no decoder knows") from error
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, for its new content; it becomes the file if nothing goes wrong. Makes folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}.tmp")  # ends so that no reader takes it for a shard
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_shard(samples: Iterable[Sample], path: str | Path) -> int:
     """Write one Parquet shard to a temporary name, then rename it. Returns the number of samples."""
     import pyarrow as pa
@@ -133,11 +146,8 @@ def write_shard(samples: Iterable[Sample], path: str | Path) -> int:
         }
         for s in samples
     ]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
-    temporary.rename(path)
+    with replacing(Path(path)) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
     return len(rows)
 
 

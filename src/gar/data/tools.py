@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import groupby
@@ -32,7 +31,7 @@ from gar.data.annotated import (
     rle_of,
 )
 from gar.data.files import Folder
-from gar.data.sample import Sample, Unusable
+from gar.data.sample import Sample, Unusable, replacing
 from gar.data.stream import Lazy
 from gar.regions import Located, Region
 
@@ -299,7 +298,5 @@ def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, A
 
 
 def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.rename(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
