@@ -109,15 +109,15 @@ def _whole(facts: Facts, *kinds: str) -> list[int]:
     return [i for i in ids if not facts["things"][i]["clipped"] or facts["things"][i]["visible"] >= 0.75]
 
 
-def _telling(facts: Facts, ids: Iterable[int]) -> list[int]:
-    """Those of the things that are large enough to show what they are made of."""
-    least = MATERIAL_AREA * facts["size"][0] * facts["size"][1]
+def _telling(facts: Facts, ids: Iterable[int], name: str) -> list[int]:
+    """Those of the things that are large enough to show this attribute: what a thing is made of needs the most."""
+    least = MATERIAL_AREA * facts["size"][0] * facts["size"][1] if name == "material" else 0
     return [i for i in ids if facts["things"][i]["area"] >= least]
 
 
 def _phrase(facts: Facts, i: int, with_size: bool = False) -> str:
     """Thing i in words, without its material where that cannot be seen, and its size where there is none to compare."""
-    certain = {} if _telling(facts, [i]) else {"material": None}
+    certain = {} if _telling(facts, [i], "material") else {"material": None}
     return phrase(facts["things"][i] | certain, with_size and _sized(facts))
 
 
@@ -232,7 +232,7 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
             ids = _clear(facts)
         else:
             ids = _clear(facts, share=FORM_AREA) if name == "pattern" else _whole(facts)
-            ids = _telling(facts, ids) if name == "material" else ids
+            ids = _telling(facts, ids, name)
         i = _spread(facts, ids, name, rng)
         if i is None:
             return None
@@ -477,7 +477,7 @@ def _nth(k: int) -> str:
 def _groups(facts: Facts, ids: Sequence[int], rng: Random) -> tuple[dict[str, str], int]:
     """Attributes that make a group of things to count, and how many of `ids` are of it; rare numbers as often."""
     things = facts["things"]
-    kinds = [names for names in GROUPS if "material" not in names or _telling(facts, ids) == [*ids]]
+    kinds = [names for names in GROUPS if all(_telling(facts, ids, name) == [*ids] for name in names)]
     groups = [{name: thing[name] for name in names} for names in kinds for thing in things if thing["kind"] == "object"]
     numbers = [sum(all(things[i][name] == group[name] for name in group) for i in ids) for group in groups]
     number = rng.choice(sorted({*numbers}))
@@ -541,7 +541,7 @@ def _same(facts: Facts, rng: Random) -> Turn | None:
     things, whole = facts["things"], _whole(facts)
     pairs: dict[bool, list[tuple[str, int, int]]] = {True: [], False: []}
     for name in ("color", "shape", "material", "pattern"):
-        ids = [i for i in (_telling(facts, whole) if name == "material" else whole) if things[i][name]]
+        ids = [i for i in _telling(facts, whole, name) if things[i][name]]
         for i, j in permutations(ids, 2):
             pairs[things[i][name] == things[j][name]].append((name, i, j))
     if not pairs[True] or not pairs[False]:
@@ -550,7 +550,7 @@ def _same(facts: Facts, rng: Random) -> Turn | None:
     holds = which or rng.random() < 0.5
     name, i, j = rng.choice(pairs[holds])
     others = [k for k in whole if things[k][name] not in (things[i][name], None)]
-    others = _telling(facts, others) if name == "material" else others
+    others = _telling(facts, others, name)
     if which and others:
         ids = [j, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
         rng.shuffle(ids)
