@@ -21,6 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from safetensors.torch import load_file, save_file
 from tiny import tiny_config
+from torch import nn
 
 from gar.data.packing import answer_loss, collate, named, pack, packed_attention, ranking_loss, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
@@ -33,6 +34,7 @@ from gar.train.checkpoint import load
 from gar.train.feed import Feed, Steps, share
 from gar.train.heads import RegionHeads
 from gar.train.log import Log
+from gar.train.muon import Muon
 from gar.train.objective import Objective
 from gar.train.recipes import Stage
 from gar.train.trainer import train
@@ -200,11 +202,12 @@ def test_descriptions_in_the_released_form_are_the_published_conversations_of_on
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, tmp_path):
-    stage = Stage("language", steps=4, batch=2, turns=3, regions=3, warmup=2)
+    stage = Stage("language", steps=4, batch=2, turns=3, regions=3, warmup=2, muon_rate=0.01)
+    colors = {color: processor.prompts.encode_answer(color)[0] for color in sorted(COLORS)}
 
     def run(out, model, validate=None):
         torch.manual_seed(1)
-        heads = RegionHeads(processor.config.text_config.hidden_size, {"color": sorted(COLORS)})
+        heads = RegionHeads(processor.config.text_config.hidden_size, {"color": colors})
         options = {"heads": heads, "save_every": 2, "log_every": 1, "workers": 0, "validate": validate}
         train(model, processor, samples, stage, out, **options)
         return {**model.state_dict(), **heads.state_dict()}
@@ -217,6 +220,32 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
         run(tmp_path / "parts", fresh(processor), validate=stop)
     resumed = run(tmp_path / "parts", fresh(processor))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
+def test_muon_moves_a_matrix_by_its_gradients_orthogonal_factor_and_the_rest_by_adamw(shape):
+    generator = torch.Generator().manual_seed(0)
+    gradient, other = torch.randn(shape, generator=generator), torch.randn(3, generator=generator)
+    matrix, rest, adamw = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    matrix.grad, rest.grad, adamw.grad = gradient.clone(), other.clone(), other.clone()
+    options: dict[str, Any] = {"lr": 0.5, "weight_decay": 0.0}
+    Muon([{"params": [rest]}, {"params": [matrix], "muon": True}], **options).step()
+    torch.optim.AdamW([adamw], **options).step()
+    assert torch.equal(rest, adamw)
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    seen = left.T @ -matrix.detach() @ right.T / (0.5 * max(1, shape[0] / shape[1]) ** 0.5)
+    assert (seen.diagonal() > 0.6).all() and (seen.diagonal() < 1.3).all()
+    assert (seen - seen.diagonal().diag()).abs().max() < 1e-4
+
+
+def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, processor):
+    packed = pack(samples[0], processor, random.Random(0), num_turns=2, max_regions=3)
+    assert packed is not None
+    tokens = {color: 5 + i for i, color in enumerate(COLORS)}
+    heads, embeddings_VD = RegionHeads(8, {"color": tokens}), torch.eye(8)
+    own = [tokens[packed.sample.meta["things"][i]["color"]] for i in packed.things]
+    assert heads(embeddings_VD[own], [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
+    assert heads(-embeddings_VD[own], [packed], embeddings_VD)[1]["color"] == (0, len(own))
 
 
 # Importing everything anew takes longer than what the processes do; but none may be forked once a GPU has been used.

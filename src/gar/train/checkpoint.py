@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from contextlib import ExitStack
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gar.train.objective import ADAPTER, Objective
+from gar.train.processes import gathered, rank_and_world
 
 
 def save(
@@ -69,35 +68,13 @@ def load(out: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> t
     _read(folder, "model", _weights(objective.model))
     if objective.heads is not None:
         _read(folder, "heads", objective.heads.state_dict())
-    began = {int(key.partition(".")[0]) for key in _names(folder, "optimizer")}
-    for index, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        if index in began:  # one that no step has used has no moments
-            moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[p] = {"step": torch.zeros(()), **moments}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key in _names(folder, "optimizer"):  # one that no step has used has no moments
+        index, _, moment = key.partition(".")
+        p = parameters[int(index)]
+        optimizer.state[p][moment] = torch.zeros(()) if moment == "step" else torch.zeros_like(p)
     _read(folder, "optimizer", _moments(optimizer))
     return about["step"], about["places"]
-
-
-def join(backend: str = "gloo") -> tuple[int, int]:
-    """Meet the other processes that `torchrun` started, if it did; this one's number and how many train together."""
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group(backend)
-    return rank_and_world()
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many train together."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def gathered(value: Any) -> list[Any]:
-    """Every process's value; none goes on before all have come."""
-    _, world = rank_and_world()
-    if world == 1:
-        return [value]
-    every: list[Any] = [None] * world
-    dist.all_gather_object(every, value)
-    return every
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -33,8 +33,8 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import save_released
 from gar.predictor import load
 from gar.train import recipes
-from gar.train.checkpoint import join
 from gar.train.objective import ADAPTER, Objective
+from gar.train.processes import join
 from gar.train.recipes import Stage
 from gar.train.trainer import train
 

@@ -6,6 +6,7 @@ Knows the facts of rendered scenes (`Sample.meta["things"]`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,28 +26,33 @@ OTHER_AREA = 0.006
 
 
 class RegionHeads(nn.Module):
-    """Linear heads over a region's summary, and a small one over pairs of summaries.
+    """What a region's summary says by itself, and a small network over pairs of summaries.
+
+    An attribute is read off by the language model's own embeddings of its words: summaries that point to the right
+    word are in the language that the model speaks, which it then learns much faster.
 
     Args:
-        width: of the summaries, D.
-        words: for each attribute its words.
+        width: of the summaries and the embeddings, D.
+        words: for each attribute its words, and the id of each word's token.
     """
 
-    def __init__(self, width: int, words: dict[str, list[str]]):
+    def __init__(self, width: int, words: dict[str, dict[str, int]]):
         super().__init__()
-        self.words = words
-        self.attributes = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in words.items()})
+        self.words = {name: [*ids] for name, ids in words.items()}
+        self.ids = {name: [*ids.values()] for name, ids in words.items()}
         self.pairs = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, len(PAIRS)))
 
-    def forward(self, summaries_RD: Tensor, packs: list[Pack]) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-        """The sum of all losses, and for each head (right, asked)."""
+    def forward(
+        self, summaries_RD: Tensor, packs: Sequence[Pack], embeddings_VD: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+        """The sum of all losses, and for each attribute and link (right, asked)."""
         things = [(p.sample.meta["things"][i], p.sample.meta["size"]) for p in packs for i in p.things]
         losses, right = [], {}
-        for name, head in self.attributes.items():
+        for name, ids in self.ids.items():
             target_R = torch.tensor([self._label(name, thing, size) for thing, size in things])
             known = target_R != IGNORED
             if known.any():
-                logits = head(summaries_RD[known])
+                logits = summaries_RD[known] @ embeddings_VD[ids].T
                 losses.append(F.cross_entropy(logits, target_R[known]))
                 right[name] = (int((logits.argmax(1) == target_R[known]).sum()), int(known.sum()))
         first, second, target_NP = _pairs(packs)
@@ -71,7 +77,7 @@ class RegionHeads(nn.Module):
         return self.words[name].index(thing[name]) if thing.get(name) in self.words[name] else IGNORED
 
 
-def _pairs(packs: list[Pack]) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(packs: Sequence[Pack]) -> tuple[Tensor, Tensor, Tensor]:
     """Ordered pairs of regions of one picture, and for each of `PAIRS` whether it holds; -1 for a close call."""
     first, second, target = [], [], []
     offset = 0

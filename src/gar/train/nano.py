@@ -27,9 +27,9 @@ from gar.data.sample import Sample, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
-from gar.train.checkpoint import join
 from gar.train.heads import ATTRIBUTES, RegionHeads
 from gar.train.objective import Objective
+from gar.train.processes import join
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
 from gar.train.trainer import train
@@ -229,8 +229,12 @@ def run(
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     model = build(tokenizer, seed)
     processor = GARProcessor(model.config, tokenizer)
-    words = {name: sorted({t[name] for s in samples for t in s.meta["things"] if t.get(name)}) for name in ATTRIBUTES}
-    heads = RegionHeads(model.config.text_config.hidden_size, words)
+    things = [t for s in samples for t in s.meta["things"]]
+    words = {name: sorted({t[name] for t in things if t.get(name)}) for name in ATTRIBUTES}
+    ids = {
+        name: {word: processor.prompts.encode_answer(word, end=False)[0] for word in words[name]} for name in ATTRIBUTES
+    }
+    heads = RegionHeads(model.config.text_config.hidden_size, ids)
     for stage in stages or nano_stages():
         validate = (lambda objective: open_accuracy(objective, processor, held_out)) if stage.language else None
         train(

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from gar.data.packing import Pack, answer_loss, collate, ranking_loss
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import RegionHeads
+from gar.train.muon import Muon
 from gar.train.recipes import Stage
 
 VISION = ("tower", "mask", "projector")
@@ -84,7 +85,7 @@ class Objective(nn.Module):
             figures |= {"language": answers.item(), "right/choices": right, "asked/choices": asked}
         if self.heads is not None and any(batch["region_boxes"]):
             summaries = inner.mention(regions.flatten(1))
-            head_loss, right = self.heads(summaries, packs)
+            head_loss, right = self.heads(summaries, packs, self.model.get_input_embeddings().weight)
             loss = loss + stage.heads * head_loss
             figures["heads"] = head_loss.item()
             for name, (hits, asked) in right.items():
@@ -102,13 +103,16 @@ class Objective(nn.Module):
         fully_shard(self, mesh=mesh)
 
     def optimizer(self) -> tuple[torch.optim.AdamW, list[float]]:
-        """AdamW over all that trains, and the peak rate of each of its groups."""
+        """AdamW (with Muon, where the stage has a rate for it) over all that trains, and each group's peak rate."""
         stage = self.stage
-        tower, between, rest = [], [], []
+        tower, between, matrices, rest = [], [], [], []
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 part = part_of(name)
-                (tower if part == "tower" else rest if part == "language" else between).append(parameter)
+                if stage.muon_rate and part == "language" and ".layers." in name and parameter.ndim == 2:
+                    matrices.append(parameter)
+                else:
+                    (tower if part == "tower" else rest if part == "language" else between).append(parameter)
         if self.heads is not None:
             rest += list(self.heads.parameters())
         groups, rates = [], []
@@ -118,7 +122,10 @@ class Objective(nn.Module):
                 if chosen:
                     groups.append({"params": chosen, "weight_decay": stage.weight_decay * decays})
                     rates.append(stage.rate * factor)
-        return torch.optim.AdamW(groups, lr=stage.rate, betas=stage.betas), rates
+        if matrices:
+            groups.append({"params": matrices, "weight_decay": stage.weight_decay, "muon": True})
+            rates.append(stage.muon_rate)
+        return Muon(groups, lr=stage.rate, betas=stage.betas), rates
 
 
 def freeze(model: GARForConditionalGeneration, stage: Stage) -> None:

@@ -25,6 +25,7 @@ class Stage:
     rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
         tower's, and that of the mask embedding and of everything between tower and language model (nano's mentions
         included), as factors of it.
+    muon_rate: peak rate of the matrices of the language model's blocks, which then move by Muon; 0: by AdamW.
     betas, weight_decay: of AdamW; biases and norms do not decay. clip: the longest gradient.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
@@ -48,6 +49,7 @@ class Stage:
     rate: float = 1e-3
     tower_rate: float = 0.3
     vision_rate: float = 1.0
+    muon_rate: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 50
     floor: float = 0.0

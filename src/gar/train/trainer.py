@@ -26,11 +26,12 @@ from gar.data.sample import Sample, write_shard
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
-from gar.train.checkpoint import gathered, load, rank_and_world, save
+from gar.train.checkpoint import load, save
 from gar.train.feed import Augment, Feed
 from gar.train.heads import RegionHeads
 from gar.train.log import Log
 from gar.train.objective import Objective
+from gar.train.processes import gathered, rank_and_world
 from gar.train.recipes import Stage
 
 CALM = 50  # steps before a loss can be called a spike
