@@ -19,7 +19,7 @@ cannot know which of them is called what: see the row "one of several". And the 
 on marked pictures and on what d replays: a, b, c, e and f read features that nothing has fitted to them.
 
 Questions: those of the records of nine types that one word answers, synonyms folded. With options, the right one must
-be ranked first; without, greedy decoding must give the very word.
+be ranked first; without, greedy decoding must give the very word. "guess": always the word that is right most often.
 
     python benchmarks/ablation.py --train DIR --test DIR --start RUN/vision --out OUT
         [--steps 700] [--scenes 3000] [--seeds 0 1 2] [--variants a b ...] [--jobs 2]
@@ -358,9 +358,9 @@ def run(settings: Settings, name: str, seed: int) -> None:
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip)
         optimizer.step()
         if (step + 1) % 100 == 0:
-            each, lately = (time.monotonic() - prepared) / (step + 1), sum(losses[step - 99 : step + 1]) / 100
-            print(f"{name} seed {seed}: {step + 1} of {stage.steps}, {each:.2f} s a step, loss {lately:.3f}",
-                  file=sys.stderr)  # fmt: skip
+            seconds, lately = (time.monotonic() - prepared) / (step + 1), sum(losses[step - 99 : step + 1]) / 100
+            far = f"{step + 1} of {stage.steps} steps, {seconds:.2f} s each, loss {lately:.3f}"
+            print(f"{name} seed {seed}: {far}", file=sys.stderr)
     trained = time.monotonic()
     objective.eval()
     right = answers(objective, seen(settings, "test", variant))
@@ -496,9 +496,7 @@ def markdown(told: dict[str, Any]) -> str:
 
     def difference(r: dict[str, Any]) -> list[str]:
         each = (r["variants"][name] for name in names if name != METHOD)
-        return [
-            "{:+.2f} [{:+.2f}, {:+.2f}]".format(f["beyond_method"], *f["beyond_method_ci95"]) for f in each
-        ]  # fmt: skip
+        return ["{:+.2f} [{:+.2f}, {:+.2f}]".format(f["beyond_method"], *f["beyond_method_ci95"]) for f in each]
 
     text = table(["guess", *titles], share)
     if METHOD in names:
@@ -537,9 +535,7 @@ def plot(told: dict[str, Any], file: Path) -> None:
     for axes in panels[max(len(rows) - across, 0) : len(rows)]:
         axes.tick_params(labelbottom=True)
     seeds = len(told["seeds"])
-    figure.suptitle(
-        f"Share of right answers, mean of {seeds} seeds, 95 % intervals; dashed: a guesser", fontsize=11
-    )  # fmt: skip
+    figure.suptitle(f"Share of right answers, mean of {seeds} seeds, 95 % intervals; dashed: a guesser", fontsize=11)
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 

@@ -102,6 +102,7 @@ def test_all_variants_of_a_seed_begin_alike_and_train_the_same_weights(settings)
     assert trained[0] == trained[1] and not any("tower" in name or "projector" in name for name in trained[0])
 
 
+@pytest.mark.slow
 def test_two_variants_are_trained_and_told_and_a_finished_run_is_not_repeated(settings):
     text = ablation.ablate(settings, ["a", "d"], [0], jobs=1)
     assert "| color |" in text and "d replay" in text and "Differences to d" in text
