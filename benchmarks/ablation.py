@@ -244,17 +244,21 @@ def tokenizer_of(start: Path) -> PreTrainedTokenizerFast:
 
 
 def fresh(settings: Settings, seed: int) -> GARForConditionalGeneration:
-    """Trained vision, and a language model that has learned nothing."""
+    """Trained vision, and a language model that has learned nothing; its embeddings are those that vision points to."""
     files = sorted(settings.start.glob("step-*/model.safetensors")) or [settings.start / "model.safetensors"]
     if not files[-1].exists():
         raise SystemExit(f"no checkpoint in {settings.start}: give the folder `vision` of a run of `gar train nano`")
     torch.manual_seed(seed)
     model = GARForConditionalGeneration(nano.config(tokenizer_of(settings.start)))
-    weights = {name: value for name, value in load_file(files[-1]).items() if part_of(name) != "language"}
+    weights = {name: value for name, value in load_file(files[-1]).items() if not _learns(name)}
     missing, unknown = model.load_state_dict(weights, strict=False)
-    if odd := sorted([*unknown, *(name for name in missing if part_of(name) != "language")]):
+    if odd := sorted([*unknown, *(name for name in missing if not _learns(name))]):
         raise SystemExit(f"{files[-1]} is no vision stage of nano: {len(odd)} weights differ, such as {odd[0]}")
     return model.eval()
+
+
+def _learns(name: str) -> bool:
+    return part_of(name) == "language" and not name.endswith(("embed_tokens.weight", "lm_head.weight"))
 
 
 def crop(sample: Sample, region: Located, processor: GARProcessor) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from gar.inputs.prompt import DESCRIBE, IGNORED, prompt_name, prompts_named
 from gar.inputs.tiling import normalise
 from gar.regions import Located, Region
 
+HIDDEN = -2  # the branch of a prefix that no turn may look at
 _NAME = re.compile(r"<Prompt(\d+)>")
 
 
@@ -35,7 +36,8 @@ _NAME = re.compile(r"<Prompt(\d+)>")
 class Pack:
     """One picture and turns about it, ready to be collated.
 
-    segments: the branch of each token: 0 for the prefix, then counted on. parents: the branch that it grows from.
+    segments: the branch of each token: 0 for the prefix (or `HIDDEN`), then counted on. parents: the branch that it
+        grows from.
     answers: for each turn, where its answers stand, as (start, end) in the sequence: the right one first, directly
         after its question, then the wrong ones.
     things: for each region of `boxes`, its index in `Sample.masks`.
@@ -74,6 +76,7 @@ def pack(
     num_turns: int,
     max_regions: int,
     augment: Callable[[Image.Image, random.Random], Image.Image] | None = None,
+    hidden: float = 0.0,
 ) -> Pack | None:
     """Choose some regions and turns of a sample and write them as one sequence. None when no turn fits.
 
@@ -84,6 +87,7 @@ def pack(
         num_turns: at most so many turns.
         max_regions: at most so many marked regions.
         augment: a change of the picture's pixels that moves nothing.
+        hidden: how often the turns do not see the prefix, but only the regions' summaries where they are named.
     """
     config = processor.config
     chosen = _choose_regions(sample, rng, min(max_regions, config.max_prompts))
@@ -102,7 +106,8 @@ def pack(
     # As published: where regions are only described, each description marks its own.
     marking = config.prompt_style == "released" and all(turn.type == "detailed" for turn in turns)
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()), "together" if marking else "ask")
-    made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [0] * len(ids)}
+    prefix = HIDDEN if rng.random() < hidden else 0
+    made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [prefix] * len(ids)}
     made["parents"] = [0] * len(ids)
     root, segment, answers = len(ids), 0, []
 

@@ -54,6 +54,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         self.language_model = AutoModel.from_config(config.text_config)
         if config.mention_embedding:
             self.mention = nn.Linear(config.replay_size**2 * width, width)
+            self.mention_norm = nn.RMSNorm(width)
         self._mask_THW: Tensor | None = None
         patch_embedding(self.vision_tower).register_forward_hook(self._add_mask)
         self.post_init()
@@ -149,7 +150,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
 
     def mentions(self, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
         """What each name `<Promptk>` gains where it stands: (B, K, D), zero for names without a region."""
-        summaries_RD = self.mention(regions_RPD.flatten(1))
+        summaries_RD = self.mention_norm(self.mention(regions_RPD.flatten(1)))
         table_BKD = summaries_RD.new_zeros(len(region_boxes), self.config.max_prompts, summaries_RD.shape[1])
         rows = [b for b, boxes in enumerate(region_boxes) for _ in boxes]
         columns = [k for boxes in region_boxes for k in boxes]

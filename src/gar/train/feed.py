@@ -174,8 +174,11 @@ class _Packer:
     augment: Augment | None
 
     def __call__(self, sample: Sample, rng: random.Random) -> Pack | None:
-        turns, regions = self.stage.turns, self.stage.regions
-        return pack(sample, self.processor, rng, num_turns=turns, max_regions=regions, augment=self.augment)
+        stage = self.stage
+        return pack(
+            sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
+            hidden=stage.hidden,
+        )  # fmt: skip
 
 
 def _dealt(places: Places, takers: int) -> Places:

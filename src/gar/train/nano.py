@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image, ImageEnhance, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
 from gar.data.packing import pack, word_for_word
@@ -106,6 +107,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
             eos_token_id=ids(EOS),
             pad_token_id=ids(PAD),
             tie_word_embeddings=True,
+            initializer_range=0.06,  # transformers' .02 is made for a width of 2048; with it attention hardly begins
         ),
         tie_word_embeddings=True,
         vision_use_cls_token=False,
@@ -133,6 +135,8 @@ def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> GARForConditiona
     """A fresh nano, its tower from ImageNet."""
     torch.manual_seed(seed)
     model = GARForConditionalGeneration(config(tokenizer))
+    # As long as a word's embedding: a longer one drowns the name that it is added to.
+    nn.init.constant_(model.model.mention_norm.weight, model.config.text_config.initializer_range)
     load_imagenet_tower(model)
     return model
 

@@ -13,6 +13,7 @@ class Stage:
     """One stretch of training with one set of settings.
 
     steps: optimiser steps. batch: pictures a step, of all processes. turns, regions: at most so many a picture.
+    hidden: how often the turns about a picture see only their regions' summaries, and not what stands before them.
     at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
         number of processes. 0: each process takes its share of the batch as one group.
     language: whether the language model reads the turns; without, only the auxiliary heads train.
@@ -39,6 +40,7 @@ class Stage:
     batch: int
     turns: int
     regions: int
+    hidden: float = 0.0
     at_once: int = 0
     language: bool = True
     frozen: tuple[str, ...] = ()
