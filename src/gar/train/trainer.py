@@ -90,21 +90,9 @@ def train(
     for step, packs in enumerate(feed, start=start):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * _schedule(step, stage)
-        optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for weight, together, last in _groups(packs, stage, world):
-            if sharded:
-                objective.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
-            one, figures, _ = objective(together)
-            (one * weight).backward()
-            loss += one.item() * weight
-            if weight:
-                sums.update(figures)
-        if not sharded:
-            _share_gradients(optimizer, world)
-        norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        _check(_mean(loss, objective.device), float(norm), recent, stage, out / f"stopped-{step}", packs, objective)
+        loss, norm, figures = gradients(objective, optimizer, packs, world, sharded)
+        sums.update(figures)
+        _check(_mean(loss, objective.device), norm, recent, stage, out / f"stopped-{step}", packs, objective)
         optimizer.step()
         done = step + 1
         if done % log_every == 0 or done == stage.steps:
@@ -121,6 +109,27 @@ def train(
     objective.eval()
     log.close()
     return objective
+
+
+def gradients(
+    objective: Objective, optimizer: torch.optim.Optimizer, packs: list[Pack], world: int = 1, sharded: bool = False
+) -> tuple[float, float, Counter[str]]:
+    """The gradients of one step, clipped: this process's loss, their length, and this process's figures."""
+    stage = objective.stage
+    optimizer.zero_grad(set_to_none=True)
+    loss, sums = 0.0, Counter()
+    for weight, together, last in _groups(packs, stage, world):
+        if sharded:
+            objective.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
+        one, figures, _ = objective(together)
+        (one * weight).backward()
+        loss += one.item() * weight
+        if weight:
+            sums.update(figures)
+    if not sharded:
+        _share_gradients(optimizer, world)
+    norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip)
+    return loss, float(norm.full_tensor() if isinstance(norm, DTensor) else norm), sums
 
 
 def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float, list[Pack], bool]]:
