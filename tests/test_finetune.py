@@ -176,7 +176,7 @@ def test_a_run_killed_at_any_step_ends_with_the_very_weights_of_one_that_was_not
         assert killed.poll() is None
         time.sleep(0.05)
     time.sleep(random.uniform(0, 2))
-    for process in (*descendants(killed.pid), killed.pid):  # torchrun's workers would outlive it
+    for process in (*descendants(killed.pid), killed.pid):  # they would outlive it
         os.kill(process, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "report.json").exists()

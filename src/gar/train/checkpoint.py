@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from gar.train.launch import meeting
 from gar.train.objective import ADAPTER, Objective
 
 
@@ -79,9 +80,10 @@ def load(out: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> t
 
 
 def join(backend: str = "gloo") -> tuple[int, int]:
-    """Meet the other processes that `torchrun` started, if it did; this one's number and how many train together."""
+    """Meet the other processes that were started with this one; its number and how many train together."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group(backend)
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, meeting(), rank=rank, world_size=world)
     return rank_and_world()
 
 
