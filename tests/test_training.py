@@ -288,7 +288,7 @@ def test_groups_are_shared_whole_and_weigh_the_same_whatever_the_number_of_proce
     for part in shares:
         packs: Any = [SimpleNamespace(input_ids=[0] * place, place=place) for place in part]
         groups: Any = trainer._groups(packs, stage, world)
-        for weight, group, _ in groups:
+        for weight, group in groups:
             weights.update({p.place: weight / world for p in group})
     assert list(weights.values()) == pytest.approx([1 / 5] * 10)
 

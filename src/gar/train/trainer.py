@@ -118,9 +118,7 @@ def gradients(
     stage = objective.stage
     optimizer.zero_grad(set_to_none=True)
     loss, sums = 0.0, Counter()
-    for weight, together, last in _groups(packs, stage, world):
-        if sharded:
-            objective.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
+    for weight, together in _groups(packs, stage, world):
         one, figures, _ = objective(together)
         (one * weight).backward()
         loss += one.item() * weight
@@ -132,7 +130,7 @@ def gradients(
     return loss, float(norm.full_tensor() if isinstance(norm, DTensor) else norm), sums
 
 
-def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float, list[Pack], bool]]:
+def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float, list[Pack]]]:
     """A process's packs in groups that are encoded together, each with its weight in the mean over all processes.
 
     Packs of one length come together, so that little is padding. All processes go through equally many groups: one
@@ -143,10 +141,9 @@ def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float
     if size < len(packs):
         packs = sorted(packs, key=lambda p: len(p.input_ids))
     groups = [packs[i : i + size] for i in range(0, len(packs), size)]
-    rounds = -(-total // world)
-    for i in range(rounds):
+    for i in range(-(-total // world)):
         weight = world / total if i < len(groups) else 0.0
-        yield weight, groups[min(i, len(groups) - 1)], i == rounds - 1
+        yield weight, groups[min(i, len(groups) - 1)]
 
 
 def _share_gradients(optimizer: torch.optim.Optimizer, world: int) -> None:
