@@ -330,6 +330,16 @@ def test_a_walk_over_data_goes_on_behind_the_very_sample_it_was_stopped_at(sampl
     assert len(whole) == 7 and first + rest == whole
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_without_a_usable_sample_says_the_same_from_a_data_worker(samples, processor, workers):
+    data = Data([Shard("empty", lambda: [replace(samples[0], turns=[])])], Rejects())
+    feed = Feed(data, processor, Stage("a", steps=1, batch=1, turns=1, regions=1), 0, None, 0, 1, 0, [], workers)
+    with pytest.raises(
+        ValueError, match="^empty: not one usable sample for taker 0 of 1 .*no question with an answer$"
+    ):
+        list(feed)
+
+
 def test_data_in_streaming_trains_and_its_place_is_kept(samples, processor, tmp_path):
     stage = Stage("a", steps=3, batch=2, turns=2, regions=2, heads=0.0)
     train(fresh(processor), processor, data_of(samples), stage, tmp_path, workers=0, save_every=1, keep=2)
