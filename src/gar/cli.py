@@ -317,6 +317,9 @@ def train_finetune(
         str, typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ...; see docs/data.md.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs, a report and the result.")],
+    pictures: Annotated[
+        str | None, typer.Option("--pictures", metavar="DIR", help="Where the pictures are, if not beside the data.")
+    ] = None,
     model: _Model = "nano",
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters only: short for --recipe lora.")] = False,
     recipe: Annotated[
@@ -345,6 +348,7 @@ def train_finetune(
     report = run(
         data,
         out,
+        pictures=pictures,
         model=model,
         recipe=recipe,
         epochs=epochs,
