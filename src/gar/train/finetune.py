@@ -66,7 +66,7 @@ def run(
     """Train a checkpoint further. A stopped run goes on where it was.
 
     Args:
-        data, pictures: anything that `open_data` opens.
+        data, pictures: as for `open_data`.
         out: checkpoints, logs and report, and the result, for `gar.load`: an adapter, or the whole model.
         model: as for `gar.load`.
         recipe: of `RECIPES`. epochs, rate: in place of the recipe's.

@@ -47,16 +47,16 @@ def launch(command: Sequence[str], processes: int) -> int:
                 one.terminate()
             for one in started:
                 one.wait()
+        if error.exists() and -signal.SIGKILL not in codes:  # where one was killed, the error is that it is gone
+            first = json.loads(error.read_text())
+            print(first["text"], file=sys.stderr)
+            return first["status"]
         for rank, code in enumerate(codes):
             if code < 0:
                 ended = f"process {rank} of {processes} was ended by {signal.Signals(-code).name}"
                 advice = "SIGKILL is most often for lack of memory; the same command again goes on where it was"
                 print(f"gar: error: {ended} ({advice})", file=sys.stderr)
                 return 128 - code
-        if error.exists():
-            first = json.loads(error.read_text())
-            print(first["text"], file=sys.stderr)
-            return first["status"]
         return next(filter(None, codes), 0)
 
 
