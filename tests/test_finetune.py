@@ -22,8 +22,10 @@ from tiny import IMAGE, random_request
 
 import gar
 from gar.cli import main
+from gar.data.annotated import Annotation, annotated
 from gar.data.folder import write_jsonl
 from gar.data.formats import open_data
+from gar.data.published import write_coco
 from gar.data.sample import Sample
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
@@ -156,6 +158,18 @@ def test_a_fine_tuning_that_cannot_be_is_one_line(folder, tmp_path, capsys, more
     assert said[-1].startswith("gar: error:") and problem in said[-1]
 
 
+def test_a_coco_file_far_from_its_pictures_says_so_and_is_told_where_they_are(folder, tmp_path, capsys):
+    named = (annotated(s.image, [Annotation(mask, "square") for mask in s.masks]) for s in map(squares, range(12)))
+    write_coco(named, tmp_path / "coco" / "instances.json")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "coco" / "pictures").rename(tmp_path / "there" / "pictures")
+    more = ["--data", str(tmp_path / "coco" / "instances.json"), "--epochs", "1", "--device", "cpu"]
+    assert main(line(folder, tmp_path / "run", *more)) == 2
+    assert "missing file: pictures/" in (said := capsys.readouterr().err) and "--pictures DIR" in said
+    assert main(line(folder, tmp_path / "other", *more, "--pictures", str(tmp_path / "there"))) == 0
+    assert json.loads((tmp_path / "other" / "report.json").read_text())["after"]["answers"] > 0
+
+
 def descendants(process: int) -> list[int]:
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     return [d for child in map(int, children) for d in (child, *descendants(child))]
@@ -176,7 +190,7 @@ def test_a_run_killed_at_any_step_ends_with_the_very_weights_of_one_that_was_not
         assert killed.poll() is None
         time.sleep(0.05)
     time.sleep(random.uniform(0, 2))
-    for process in (*descendants(killed.pid), killed.pid):  # torchrun's workers would outlive it
+    for process in (*descendants(killed.pid), killed.pid):  # they would outlive it
         os.kill(process, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "report.json").exists()

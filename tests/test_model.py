@@ -199,6 +199,19 @@ def test_gradients_reach_every_part_with_and_without_checkpointing():
     assert torch.allclose(grads[0], grads[1], atol=1e-6)
 
 
+def test_features_of_another_precision_than_the_weights_take_their_places():
+    """As under autocast: the projector gives bfloat16, the embedding of text float32."""
+    model = tiny_model()
+    request = random_request(model.config, (1, 1), {0: BOX})
+    inner, boxes = model.model, request["region_boxes"]
+    with torch.no_grad():
+        features = inner.encode(request["pixel_values"], request["mask_values"]).bfloat16()
+        regions = inner.cut(features, request["tile_grids"], boxes)
+        halves = inner.embed(request["input_ids"], features, regions, boxes)
+        whole = inner.embed(request["input_ids"], features.float(), regions.float(), boxes)
+    assert regions.dtype == torch.bfloat16 and torch.equal(halves, whole)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

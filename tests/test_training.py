@@ -317,7 +317,7 @@ def test_groups_are_shared_whole_and_weigh_the_same_whatever_the_number_of_proce
     for part in shares:
         packs: Any = [SimpleNamespace(input_ids=[0] * place, place=place) for place in part]
         groups: Any = trainer._groups(packs, stage, world)
-        for weight, group, _ in groups:
+        for weight, group in groups:
             weights.update({p.place: weight / world for p in group})
     assert list(weights.values()) == pytest.approx([1 / 5] * 10)
 
@@ -357,6 +357,16 @@ def test_a_walk_over_data_goes_on_behind_the_very_sample_it_was_stopped_at(sampl
     first, places = ids(0, [], 3)
     rest, _ = ids(3, json.loads(json.dumps(places)), 4)
     assert len(whole) == 7 and first + rest == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_without_a_usable_sample_says_the_same_from_a_data_worker(samples, processor, workers):
+    data = Data([Shard("empty", lambda: [replace(samples[0], turns=[])])], Rejects())
+    feed = Feed(data, processor, Stage("a", steps=1, batch=1, turns=1, regions=1), 0, None, 0, 1, 0, [], workers)
+    with pytest.raises(
+        ValueError, match="^empty: not one usable sample for taker 0 of 1 .*no question with an answer$"
+    ):
+        list(feed)
 
 
 def test_data_in_streaming_trains_and_its_place_is_kept(samples, processor, tmp_path):

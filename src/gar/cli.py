@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ValueError as error:
         message = str(error)
-    print("gar: error:", " ".join(message.split()), file=sys.stderr)
-    return 2
+    from gar.train.launch import fail
+
+    return fail(f"gar: error: {' '.join(message.split())}", 2)
 
 
 class _WithRegions(typer.core.TyperCommand):
@@ -316,6 +317,9 @@ def train_finetune(
         str, typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ...; see docs/data.md.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs, a report and the result.")],
+    pictures: Annotated[
+        str | None, typer.Option("--pictures", metavar="DIR", help="Where the pictures are, if not beside the data.")
+    ] = None,
     model: _Model = "nano",
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters only: short for --recipe lora.")] = False,
     recipe: Annotated[
@@ -344,6 +348,7 @@ def train_finetune(
     report = run(
         data,
         out,
+        pictures=pictures,
         model=model,
         recipe=recipe,
         epochs=epochs,
@@ -378,11 +383,13 @@ def train_export(
 
 
 def _launch(processes: int) -> None:
-    """Become `torchrun` with this very command line, unless this is one of its processes or one is enough."""
-    if processes == 1 or "WORLD_SIZE" in os.environ:
-        return
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    os.execv(sys.executable, [*torchrun, "-m", "gar.cli", *sys.argv[1:]])
+    """Run this very command line in so many processes instead, unless this is one of them or one is enough."""
+    from gar.train import launch
+
+    if launch.FOLDER in os.environ:
+        sys.excepthook = launch.excepthook
+    elif processes > 1 and "WORLD_SIZE" not in os.environ:
+        raise typer.Exit(launch.launch([sys.executable, "-m", "gar.cli", *sys.argv[1:]], processes))
 
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `gar bench list`, or words that only it has.")]

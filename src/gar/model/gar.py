@@ -164,7 +164,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
 
     def _fill(self, embeds_BSD: Tensor, input_ids: Tensor, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
         """Put each region's replayed features into its runs of placeholders."""
-        embeds_BSD = embeds_BSD.clone()
+        embeds_BSD, regions_RPD = embeds_BSD.clone(), regions_RPD.to(embeds_BSD.dtype)  # autocast leaves them apart
         owner = {(b, k): r for r, (b, k) in enumerate((b, k) for b, boxes in enumerate(region_boxes) for k in boxes)}
         cells = regions_RPD.shape[1]
         for k, token in enumerate(self.config.crop_token_ids):
@@ -184,7 +184,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
     def _place(embeds_BSD: Tensor, where_BS: Tensor, features_ND: Tensor, what: str) -> Tensor:
         if int(where_BS.sum()) != len(features_ND):
             raise ValueError(f"{int(where_BS.sum())} {what} in input_ids, but {len(features_ND)} features of the tiles")
-        return embeds_BSD.masked_scatter(where_BS[..., None], features_ND)
+        return embeds_BSD.masked_scatter(where_BS[..., None], features_ND.to(embeds_BSD.dtype))
 
 
 class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditionalGeneration):

@@ -108,7 +108,13 @@ class Walk(IterableDataset):
         self.share, self.steps = share(stage, rank, world), range(start, stage.steps)
         self.places = places
 
-    def __iter__(self) -> Iterator[tuple[list[Pack], int, Place]]:
+    def __iter__(self) -> Iterator[tuple[list[Pack], int, Place] | Exception]:
+        try:
+            yield from self._steps()
+        except (OSError, ValueError) as error:
+            yield error  # as it is: thrown in a data worker, torch would make a trace the text of another
+
+    def _steps(self) -> Iterator[tuple[list[Pack], int, Place]]:
         info = get_worker_info()
         first, workers = (info.id, info.num_workers) if info else (0, 1)
         taker = self.rank * workers + (self.steps.start + first) % workers
@@ -160,7 +166,10 @@ class Feed:
         if not self.places:
             yield from self._loader
             return
-        for packs, taker, place in self._loader:
+        for made in self._loader:
+            if isinstance(made, Exception):
+                raise made
+            packs, taker, place = made
             self.places[taker] = list(place)
             yield packs
 

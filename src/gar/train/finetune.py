@@ -51,6 +51,7 @@ def run(
     data: str | Path,
     out: Path,
     *,
+    pictures: str | Path | None = None,
     model: str = "nano",
     recipe: str = "finetune",
     epochs: float | None = None,
@@ -65,7 +66,7 @@ def run(
     """Train a checkpoint further. A stopped run goes on where it was.
 
     Args:
-        data: anything that `open_data` opens.
+        data, pictures: as for `open_data`.
         out: checkpoints, logs and report, and the result, for `gar.load`: an adapter, or the whole model.
         model: as for `gar.load`.
         recipe: of `RECIPES`. epochs, rate: in place of the recipe's.
@@ -81,7 +82,7 @@ def run(
     if device == "auto":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     rank, world = join("nccl" if device.startswith("cuda") else "gloo")
-    opened = open_data(data, rejects=out / "rejects.jsonl")
+    opened = open_data(data, pictures=pictures, rejects=out / "rejects.jsonl")
     training, validation = split(opened, held_out, seed)
     options = {} if epochs is None else {"epochs": epochs}
     (stage,) = RECIPES[recipe](training.num_records(), **options)
@@ -92,7 +93,11 @@ def run(
         add_adapter(network, stage, model, seed)
     ready = packs_of(validation, processor, stage, seed)
     if not ready:
-        raise ValueError(f"{data}: none of {len(validation)} held-out records can be used; see {out / 'rejects.jsonl'}")
+        reason = opened.rejects.last or "none of their questions fits"
+        raise ValueError(
+            f"{data}: no held-out record can be used ({reason}); all reasons are in {out / 'rejects.jsonl'}. If the "
+            "pictures lie elsewhere, give --pictures DIR"
+        )
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
     report_file, before_file = out / "report.json", out / "before.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from gar.data.packing import Pack, answer_loss, collate, ranking_loss
 from gar.model.gar import GARForConditionalGeneration
@@ -95,12 +95,16 @@ class Objective(nn.Module):
     def shard(self, mesh: Any) -> None:
         """Spread weights, gradients and the optimiser's state over the processes of a mesh (FSDP2).
 
-        The blocks of tower and language model are gathered one after the other as they are used; the rest together.
+        The blocks of tower and language model are gathered one after the other as they are used, for the way back
+        anew; the rest together, once. On a GPU in bfloat16, with gradients added up over the processes in float32.
         """
+        kinds: dict[str, Any] = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+        kinds = kinds if self.device.type == "cuda" else {}
         tower: Any = self.model.model.vision_tower.timm_model
         for block in (*self.model.model.language_model.layers, *tower.blocks):
-            fully_shard(block, mesh=mesh)
-        fully_shard(self, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(**kinds), reshard_after_forward=True)
+        whole = MixedPrecisionPolicy(**kinds, cast_forward_inputs=False)  # they are packs, which the cast would copy
+        fully_shard(self, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
 
     def optimizer(self) -> tuple[torch.optim.AdamW, list[float]]:
         """AdamW (with Muon, where the stage has a rate for it) over all that trains, and each group's peak rate."""

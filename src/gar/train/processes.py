@@ -1,4 +1,4 @@
-"""The processes that train together, as `torchrun` starts them."""
+"""What the processes that train together tell each other."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import torch.distributed as dist
 
+from gar.train.launch import meeting
+
 
 def join(backend: str = "gloo") -> tuple[int, int]:
-    """Meet the other processes that `torchrun` started, if it did; this one's number and how many train together."""
+    """Meet the other processes that were started with this one; its number and how many train together."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group(backend)
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, meeting(), rank=rank, world_size=world)
     return rank_and_world()
 
 

@@ -91,21 +91,9 @@ def train(
     for step, packs in enumerate(feed, start=start):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * _schedule(step, stage)
-        optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for weight, together, last in _groups(packs, stage, world):
-            if sharded:
-                objective.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
-            one, figures, _ = objective(together)
-            (one * weight).backward()
-            loss += one.item() * weight
-            if weight:
-                sums.update(figures)
-        if not sharded:
-            _share_gradients(optimizer, world)
-        norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        _check(_mean(loss, objective.device), float(norm), recent, stage, out / f"stopped-{step}", packs, objective)
+        loss, norm, figures = gradients(objective, optimizer, packs, world, sharded)
+        sums.update(figures)
+        _check(_mean(loss, objective.device), norm, recent, stage, out / f"stopped-{step}", packs, objective)
         optimizer.step()
         done = step + 1
         if done % log_every == 0 or done == stage.steps:
@@ -124,7 +112,26 @@ def train(
     return objective
 
 
-def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float, list[Pack], bool]]:
+def gradients(
+    objective: Objective, optimizer: torch.optim.Optimizer, packs: list[Pack], world: int = 1, sharded: bool = False
+) -> tuple[float, float, Counter[str]]:
+    """The gradients of one step, clipped: this process's loss, their length, and this process's figures."""
+    stage = objective.stage
+    optimizer.zero_grad(set_to_none=True)
+    loss, sums = 0.0, Counter()
+    for weight, together in _groups(packs, stage, world):
+        one, figures, _ = objective(together)
+        (one * weight).backward()
+        loss += one.item() * weight
+        if weight:
+            sums.update(figures)
+    if not sharded:
+        _share_gradients(optimizer, world)
+    norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], stage.clip)
+    return loss, float(norm.full_tensor() if isinstance(norm, DTensor) else norm), sums
+
+
+def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float, list[Pack]]]:
     """A process's packs in groups that are encoded together, each with its weight in the mean over all processes.
 
     Packs of one length come together, so that little is padding. All processes go through equally many groups: one
@@ -135,10 +142,9 @@ def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float
     if size < len(packs):
         packs = sorted(packs, key=lambda p: len(p.input_ids))
     groups = [packs[i : i + size] for i in range(0, len(packs), size)]
-    rounds = -(-total // world)
-    for i in range(rounds):
+    for i in range(-(-total // world)):
         weight = world / total if i < len(groups) else 0.0
-        yield weight, groups[min(i, len(groups) - 1)], i == rounds - 1
+        yield weight, groups[min(i, len(groups) - 1)]
 
 
 def _share_gradients(optimizer: torch.optim.Optimizer, world: int) -> None:
