@@ -461,6 +461,7 @@ def bench_score(
     ] = None,
     rate_limit: Annotated[float | None, typer.Option("--rate-limit", help="Requests a minute.")] = None,
     token_limit: Annotated[int | None, typer.Option("--token-limit", help="Tokens to spend on the judge.")] = None,
+    repeat: Annotated[int, typer.Option("--repeat", min=0, help="Ask the judge anew under another number.")] = 0,
     text_only: Annotated[bool, typer.Option("--text-only", help="Send the judge no pictures.")] = False,
     wording: Annotated[
         Path | None, typer.Option("--wording", metavar="FILE", help="The judge's question, with the same $fields.")
@@ -499,6 +500,7 @@ def bench_score(
         judge=asked,
         text_only=text_only,
         wording=wording.read_text(encoding="utf-8") if wording else None,
+        repeat=repeat,
         max_regions=max_regions,
         with_splits=with_splits,
     )
@@ -531,6 +533,26 @@ def bench_compare(
         print(json.dumps(found))
     else:
         Console().print(comparison_table(found))
+
+
+@bench_app.command("agreement")
+def bench_agreement(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Files of `gar bench score --out`.")],
+    as_json: _Json = False,
+) -> None:
+    """Several judges of the same answers: Cohen's kappa, bias by length, and of a judge asked again, consistency."""
+    from rich.console import Console
+
+    from gar.bench.agreement import agreement
+    from gar.bench.report import agreement_tables, read_scored
+
+    found = agreement([read_scored(run) for run in runs])
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console().print(*agreement_tables(found))
+        if found["left_out"]:
+            print(f"left out: {found['left_out']} items without one and the same answer")
 
 
 @bench_app.command("context")

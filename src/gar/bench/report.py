@@ -48,6 +48,7 @@ def scored(
     judge: Judge | None = None,
     text_only: bool = False,
     wording: str | None = None,
+    repeat: int = 0,
     max_regions: int | None = None,
     with_splits: bool = False,
 ) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def scored(
     )
     answers = read_answers(benchmark, predictions, asked)
     pictures = None if text_only else folder
-    scores = evaluate(benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording)
+    scores = evaluate(
+        benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording, repeat=repeat
+    )
     if order == "circular":
         scores, asked = in_every_order(items, scores), items
     found = result(benchmark, asked, scores)
@@ -76,7 +79,10 @@ def scored(
     if len(items) < len(everything):
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
     if judge is not None:
-        found["judge"] = {"name": judge.name, "wording": (wording or benchmark.wording).split("\n")[0]}
+        first_line = (wording or benchmark.wording).split("\n")[0]
+        found["judge"] = {"name": judge.name, "wording": first_line, "repeat": repeat}
+    elif verdicts is not None:
+        found["judge"] = _judge_of(verdicts)
     if with_splits:
         found["splits"] = splits(benchmark, asked, scores)
     rows = [
@@ -94,6 +100,13 @@ def scored(
         for item, score in zip(asked, scores, strict=True)
     ]
     return found | {"predictions": str(predictions), "data": str(folder.absolute()), "items": rows}
+
+
+def _judge_of(verdicts: Path) -> dict[str, Any]:
+    """Who gave stored replies: what our own file says, or the name of a published one."""
+    content = read_json(verdicts)
+    kept = content.get("judge") if isinstance(content, dict) else None
+    return kept or {"name": verdicts.name, "wording": "as published", "repeat": 0}
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -208,6 +221,20 @@ def comparison_table(found: dict[str, Any]) -> Table:
         tests.append(f"{row['mcnemar_p']:.4f}" if "mcnemar_p" in row else "")
         shown.add_row(name, _number(row["first"]), _number(row["second"]), *_cells(row["difference"]), *tests)
     return shown
+
+
+def agreement_tables(found: dict[str, Any]) -> list[Table]:
+    """`gar.bench.agreement.agreement` for people: the judges, and every two of them."""
+    judges = Table("", "judge", "asked", "agrees with itself", "95 %", "n", "length bias", "95 %", "n")
+    judges.title = f"{found['benchmark']}, {found['n']} answers"
+    for number, row in enumerate(found["judges"]):
+        same = _cells(row["consistency"]) if "consistency" in row else ("", "", "")
+        who = f"{row['name']}, {row['wording']}"
+        judges.add_row(f"{number}", who, str(row["repeats"]), *same, *_cells(row["length_bias"]))
+    pairs = Table("judges", "kappa", "95 %", "n", "length bias of the difference", "95 %", "n")
+    for row in found["pairs"]:
+        pairs.add_row(" and ".join(map(str, row["judges"])), *_cells(row["kappa"]), *_cells(row["length_bias"]))
+    return [judges, pairs] if found["pairs"] else [judges]
 
 
 def views_table(found: dict[str, Any]) -> Table:

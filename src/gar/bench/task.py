@@ -69,6 +69,7 @@ class Score:
         that such items are counted under.
     parts: further figures of the item, by name.
     replies: what the judge said, or None where it gave no reply.
+    verdicts: what it decided by that (a choice, True, a rating), each None where it is not clear; empty where none is.
     """
 
     value: float | None
@@ -76,6 +77,7 @@ class Score:
     explanation: str = ""
     parts: dict[str, float] = field(default_factory=dict)
     replies: tuple[str | None, ...] = ()
+    verdicts: tuple[Any, ...] = ()
 
 
 class Benchmark:
@@ -86,6 +88,8 @@ class Benchmark:
     annotations: str
     """The file that marks the folder of the published data, and holds the items."""
     judged = True
+    rated = False
+    """A judge's verdicts are ratings, of which neighbours are nearly the same."""
     wording = ""
     """The judge's question with `$fields` (`string.Template`), in our own words; its first line is its version."""
     self_contained = False
@@ -239,6 +243,7 @@ def evaluate(
     judge: Judge | None = None,
     folder: Path | None = None,
     wording: str | None = None,
+    repeat: int = 0,
 ) -> list[Score]:
     """The score of each item, in order.
 
@@ -246,6 +251,7 @@ def evaluate(
         verdicts: a published file of a judge's replies, instead of a judge.
         folder: of the pictures for the judge; None sends it none.
         wording: the judge's question, instead of the benchmark's own.
+        repeat: asked with another number, the judge answers anew; see `gar.bench.judges.Question`.
 
     Raises:
         ValueError: the benchmark needs a judge or verdicts; the verdicts are not of this benchmark.
@@ -264,7 +270,7 @@ def evaluate(
             if wrong := [reply for reply in said if not isinstance(reply, str | None)]:
                 raise ValueError(f"{verdicts}: the verdict on {name} is {wrong[0]!r}, expected a text")
     elif judge is not None:
-        replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder)
+        replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder, repeat)
     elif benchmark.judged:
         raise ValueError(
             f"{benchmark.name} needs a judge: give --judge URL --judge-model ID, or stored replies with --verdicts FILE"
@@ -291,6 +297,7 @@ def _ask(
     judge: Judge,
     wording: str,
     folder: Path | None,
+    repeat: int,
 ) -> tuple[dict[str, list[str | None] | str], dict[str, str]]:
     """A judge's replies by item, and the errors of those questions that it did not answer."""
     asked: list[str] = []
@@ -300,7 +307,7 @@ def _ask(
             if item.id in answers:
                 for question in benchmark.questions(item, answers[item.id], wording, folder):
                     asked.append(item.id)
-                    yield question
+                    yield question._replace(repeat=repeat)
 
     found = dict(ask_all(judge, questions()))
     replies: dict[str, list[str | None] | str] = {}

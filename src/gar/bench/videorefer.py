@@ -64,6 +64,7 @@ class VideoReferD(Benchmark):
     name = "videorefer-bench-d"
     title = "VideoRefer-Bench-D, descriptions of objects of a video (judged)"
     annotations = "VideoRefer-Bench-D.json"
+    rated = True
     wording = """\
 [videorefer-bench-d, wording 1]
 An object of a video was described by a person, who is right, and by a model.
@@ -106,7 +107,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
         parts = {name: rated[name] for name in ASPECTS if _is_rating(rated.get(name))}
         if len(parts) < len(ASPECTS):
             return Score(None, answer, f"{UNCLEAR}: {reply[:80]!r}")
-        return Score(sum(parts.values()) / len(ASPECTS), answer, "", parts)
+        return Score(sum(parts.values()) / len(ASPECTS), answer, "", parts, verdicts=tuple(parts.values()))
 
     def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
         aspects = {name: average(items, [score.parts.get(name) for score in scores]) for name in ASPECTS}
