@@ -594,6 +594,34 @@ def bench_report(
     write_page([read_scored(run) for run in runs], out)
 
 
+@bench_app.command("export")
+def bench_export(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="To lmms-eval: a benchmark. To inspect: a file of bench score --out.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="lmms-eval|inspect", help="For which other evaluator.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="To lmms-eval: a folder. To inspect: a .json.")],
+    data: _Data = None,
+) -> None:
+    """A benchmark as a task of lmms-eval, or a scored run as a log of inspect_ai."""
+    from gar.bench.catalog import benchmark
+    from gar.bench.export import inspect_log, lmms_task
+    from gar.bench.report import read_scored
+    from gar.bench.task import load
+
+    if to == "inspect":
+        inspect_log(read_scored(Path(what)), out)
+    elif to == "lmms-eval":
+        chosen = benchmark(what)
+        items, folder = load(chosen, data)
+        written = lmms_task(chosen, items, folder, out)
+        if written < len(items):
+            missing = f"{len(items) - written} of {len(items)} items left out: the picture is missing"
+            print(f"gar: {missing}", file=sys.stderr)
+    else:
+        raise ValueError(f"--to {to}: expected lmms-eval or inspect")
+
+
 @bench_app.command("fetch")
 def bench_fetch(
     name: _Name,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gar.bench.rivals import Rival
     from gar.predictor import Predictor
 
+T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
 ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
@@ -448,7 +449,7 @@ def run(
     left_out = Counter({"the picture is missing": len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     with out.open("a", encoding="utf-8") as file:
-        for group in _progress(_groups(asked, batch_size)):
+        for group in progress(_groups(asked, batch_size), "asking"):
             for item, line in _answer(predictor, group, done, folder, VIEWS[view], most, many_regions, max_new_tokens):
                 file.write(json.dumps({"id": item.id, **line}) + "\n")
                 file.flush()
@@ -552,8 +553,9 @@ def _resume(out: Path, header: dict[str, Any]) -> set[str]:
     return {json.loads(line)["id"] for line in lines[1:]}
 
 
-def _progress(groups: Sequence[list[Item]]) -> Iterable[list[Item]]:
+def progress(things: Sequence[T], what: str) -> Iterable[T]:
+    """The same things, with a bar on stderr where that is a terminal."""
     from rich.console import Console
     from rich.progress import track
 
-    return track(groups, "asking", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    return track(things, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
