@@ -224,6 +224,28 @@ def _sides(mask: np.ndarray) -> tuple[int, int]:
     return int(mask.any(1).sum()), int(mask.any(0).sum())
 
 
+def test_further_regions_stand_behind_those_that_are_asked_about(shown: Shown):
+    picture, regions = VIEWS["10-regions"](*shown)
+    assert picture is shown[0] and regions[:2] == shown[1] and len(regions) == 10
+    asked = np.logical_or.reduce(masks(*shown))
+    assert all((mask & ~asked).any() and mask.sum() < 0.05 * mask.size for mask in masks(picture, regions)[2:])
+    fewer = VIEWS["5-regions"](*shown)[1]
+    assert [one.coordinates for one in fewer[2:]] == [one.coordinates for one in regions[2:5]]
+    assert VIEWS["2-regions"](*shown)[1] == shown[1]
+    assert len(VIEWS["100-regions"](shown[0], [Region.box(0, 0, 64, 48)])[1]) == 100
+
+
+def test_items_to_which_a_view_adds_too_many_regions_are_left_out(vqa: Task, dlc: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=5)
+    reason = "more than the 5 regions that the model can mark"
+    assert run(*vqa, fake, tmp_path / "5.jsonl", view="5-regions") == {reason: 1}
+    assert {len(regions) for regions in fake.opened} == {5}
+    assert run(*vqa, fake, tmp_path / "10.jsonl", view="10-regions", many_regions="as-published") == {reason: 6}
+    assert run(*vqa, Rival(Fixed("B")), tmp_path / "100.jsonl", view="100-regions") == {}
+    with pytest.raises(ValueError, match="each marked by itself"):
+        run(*dlc, fake, tmp_path / "dlc.jsonl", view="10-regions")
+
+
 def test_a_mask_of_which_nothing_would_be_left_stays(shown: Shown):
     tiny = [Region.box(0, 0, 1, 1), Region.box(63, 47, 64, 48)]
     for name in ("eroded", "shifted"):
@@ -248,9 +270,15 @@ def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: 
         found = json.loads(capsys.readouterr().out)
         assert tuple(found["views"]) == views
         assert found["views"]["as-is"]["runs"]["all"]["difference"]["value"] == 0
-        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*views, "items"])
+        too_many = {"20-regions", "50-regions", "100-regions"} & {*views}
+        reason = "more than the 16 regions that the model can mark"
+        for view, row in found["views"].items():
+            assert row["left_out"] == ({reason: 6} if view in too_many else {})
+            assert ("runs" in row) != (view in too_many)
+        done = [view for view in views if view not in too_many]
+        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*done, "items"])
         by_item = json.loads((tmp_path / command / "items.json").read_text())
-        assert list(by_item) == list("012345") and all(tuple(values) == views for values in by_item.values())
+        assert list(by_item) == list("012345") and all(list(values) == done for values in by_item.values())
         assert main(arguments) == 0 and "relation" in capsys.readouterr().out
     with pytest.raises(ValueError, match="needs a judge"):
         by_view(benchmark("dlc"), CONTEXT, tmp_path, None, small.FakePredictor)  # type: ignore

@@ -563,7 +563,7 @@ def bench_context(
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What a model needs from outside the regions: items as they are, that hidden in three ways, and blind."""
+    """What a model needs from outside the regions: that hidden, mirrored, with further regions marked, and blind."""
     from gar.bench.views import CONTEXT
 
     _views(name, out, model, data, CONTEXT, as_json)
@@ -577,7 +577,7 @@ def bench_robustness(
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What bad masks and other prompts cost: eroded, dilated, shifted, box, point; GrabCut's; boxes drawn."""
+    """What bad masks, other prompts (box, point, GrabCut's mask, a drawn box) and more regions, 2 to 100, cost."""
     from gar.bench.views import ROBUSTNESS
 
     _views(name, out, model, data, ROBUSTNESS, as_json)

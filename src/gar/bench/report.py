@@ -167,7 +167,8 @@ def by_view(
 ) -> dict[str, Any]:
     """Run a benchmark that needs no judge under each view, score it, and compare it with the first view.
 
-    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view.
+    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view. A view
+    under which the model can be asked nothing (more regions than it has prompts) has only its "left_out", by reason.
 
     Raises:
         ValueError: the benchmark needs a judge (run and score each view by itself then).
@@ -178,14 +179,17 @@ def by_view(
     out.mkdir(parents=True, exist_ok=True)
     predictor = load_predictor()
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
-    runs = []
+    runs: dict[str, dict[str, Any]] = {}
     for view in views:
-        run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
-        runs.append(scored(benchmark, out / f"{view}.jsonl", data=data))
-        write_json(runs[-1], out / f"{view}.json")
-        found["views"][view] = {"scores": runs[-1]["scores"]} | compare(runs[0], runs[-1])
-    rows = zip(*(one["items"] for one in runs), strict=True)
-    by_item = {row[0]["id"]: dict(zip(views, (one["value"] for one in row), strict=True)) for row in rows}
+        left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
+        found["views"][view] = {"left_out": left_out}
+        if runs and left_out.total() == len(items):
+            continue
+        runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data)
+        write_json(runs[view], out / f"{view}.json")
+        found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
+    rows = zip(*(one["items"] for one in runs.values()), strict=True)
+    by_item = {row[0]["id"]: dict(zip(runs, (one["value"] for one in row), strict=True)) for row in rows}
     write_json(by_item, out / "items.json")
     return found
 
@@ -240,15 +244,15 @@ def agreement_tables(found: dict[str, Any]) -> list[Table]:
 def views_table(found: dict[str, Any]) -> Table:
     """`by_view` for people: each type's score under each view; a star where it differs from the first (p < .05)."""
     views = found["views"]
-    shown = Table("", "n", *views, title=f"{found['benchmark']}, {found['model']}")
+    types = list(next(iter(views.values()))["runs"])
+    shown = Table("", "left out", "n", *types, title=f"{found['benchmark']}, {found['model']}")
     shown.columns[0].no_wrap = True
-    for name, first in next(iter(views.values()))["runs"].items():
-        cells = []
-        for view in views.values():
-            row = view["runs"].get(name)
-            star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
-            cells.append(f"{_number(row['second'])}{star}" if row else "")
-        shown.add_row(name, str(first["difference"]["n"]), *cells)
+    for name, view in views.items():
+        rows = [view.get("runs", {}).get(kind) for kind in types]
+        stars = ["*" if row and row.get("mcnemar_p", 1) < 0.05 else "" for row in rows]
+        cells = [f"{_number(row['second'])}{star}" if row else "" for row, star in zip(rows, stars, strict=True)]
+        asked = str(rows[0]["difference"]["n"]) if rows[0] else ""
+        shown.add_row(name, str(sum(view["left_out"].values())), asked, *cells)
     return shown
 
 

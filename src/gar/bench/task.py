@@ -422,7 +422,8 @@ def run(
         out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
-            first ones are marked, the others stay names in the text that mean nothing.
+            first ones are marked, the others stay names in the text that mean nothing. An item to which a view adds
+            more than that is left out either way.
         order: of the choices, see `ordered`.
 
     Returns:
@@ -432,12 +433,14 @@ def run(
         ValueError: no picture is there; the file is of another run.
     """
     from gar.bench.rivals import Rival
-    from gar.bench.views import VIEWS
+    from gar.bench.views import CROWDED, VIEWS
 
     if view not in VIEWS:
         raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
     if many_regions not in ("left-out", "as-published"):
         raise ValueError(f"--many-regions {many_regions}: expected left-out or as-published")
+    if view in CROWDED and any(item.question is None for item in items):
+        raise ValueError(f"--view {view}: {benchmark.name} has its regions described, each marked by itself")
     there = [item for item in items if item.image and (folder / item.image).is_file()]
     if not there:
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
@@ -489,11 +492,13 @@ def _answer(
                 yield item, _line(together([answer.text for answer in mine]), confidence)
         return
     regions = group[0].regions()
-    if len(regions) > most and many_regions == "left-out":
+    if len(regions) > most and many_regions == "as-published":
+        regions = regions[: int(most)]
+    picture, regions = view(load_image(folder / group[0].image), regions)
+    if len(regions) > most:
         yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in todo)
         return
-    some = regions if len(regions) <= most else regions[: int(most)]
-    scene = predictor.open(*view(load_image(folder / group[0].image), some))
+    scene = predictor.open(picture, regions)
     for item in todo:
         question, choices = unmarked(item.question or "", most), [unmarked(choice, most) for choice in item.choices]
         try:

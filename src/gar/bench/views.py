@@ -20,6 +20,7 @@ View = Callable[[Image.Image, Sequence[Region]], Shown]
 GRAY = (128, 128, 128)
 SMALLEST_CROP = 56  # pixels a side, before the surroundings are added
 SHIFT = 0.1  # of a region's width and height
+FURTHER = 0.05, 0.2  # of the picture's width and height, the sides of regions that nobody asks about
 
 
 def as_is(picture: Image.Image, regions: Sequence[Region]) -> Shown:
@@ -123,6 +124,28 @@ def points(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     return picture, clicks
 
 
+def _crowded(count: int) -> View:
+    """Further regions marked after the given ones, until there are `count`.
+
+    Boxes of random sides, whose centres lie at random pixels outside of the given regions, or anywhere where those fill
+    the picture. Always the same for one picture and regions, and the first of them are those of a lower count.
+    """
+
+    def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+        asked = np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+        free = np.flatnonzero(~asked) if not asked.all() else np.arange(asked.size)
+        rng = np.random.default_rng(int(asked.sum()))
+        further = []
+        for _ in range(count - len(regions)):
+            y, x = divmod(int(rng.choice(free)), picture.width)
+            width, height = (max(1, round(side * rng.uniform(*FURTHER))) for side in picture.size)
+            left, top = max(x - width // 2, 0), max(y - height // 2, 0)
+            further.append(Region.box(left, top, min(left + width, picture.width), min(top + height, picture.height)))
+        return picture, [*regions, *further]
+
+    return view
+
+
 def drawn(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     """Each region a numbered box drawn on the picture, and no mark beside that: each is the whole picture."""
     return unmarked(numbered(picture, [region.locate(*picture.size) for region in regions]), regions)
@@ -156,9 +179,11 @@ VIEWS: dict[str, View] = {
     "box": _reshaped(_boxed),
     "point": points,
     "drawn": drawn,
+    **{f"{count}-regions": _crowded(count) for count in (2, 5, 10, 20, 50, 100)},
 }
-CONTEXT = ("as-is", "gray", "blur", "mean", "flipped", "unmarked", "blind")
-ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn")
+CROWDED = tuple(name for name in VIEWS if name.endswith("-regions"))
+CONTEXT = ("as-is", "gray", "blur", "mean", "flipped", "5-regions", "unmarked", "blind")
+ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn", *CROWDED)
 
 
 def focal_crop(picture: Image.Image, region: Located) -> tuple[Image.Image, Image.Image]:
