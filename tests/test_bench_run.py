@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import small_benchmarks as small
+import torch
 from PIL import Image
 from test_bench import fails
 
 import gar.cli
+from gar.bench import statistics
 from gar.bench.catalog import benchmark
 from gar.bench.fetch import fetch
 from gar.bench.judges import Fixed
 from gar.bench.report import by_view, scored
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
-from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop
+from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside
 from gar.cli import main
 from gar.regions import Region, load_image
 
@@ -188,13 +190,35 @@ def masks(picture: Image.Image, regions: list[Region]) -> list[np.ndarray]:
     return [region.locate(*picture.size).mask for region in regions]
 
 
-@pytest.mark.parametrize("name", ["gray", "blur", "mean", "flipped"])
+@pytest.mark.parametrize("name", ["gray", "blur", "flipped"])
 def test_hiding_the_world_leaves_the_regions_alone(name: str, shown: Shown):
     picture, regions = VIEWS[name](*shown)
     inside = np.logical_or.reduce(masks(*shown))
     before, after = np.asarray(shown[0]), np.asarray(picture)
     assert (before[inside] == after[inside]).all() and (before[~inside] != after[~inside]).any(1).mean() > 0.9
     assert regions == shown[1]
+
+
+def test_outside_of_the_regions_features_are_replaced_by_the_mean_of_their_tile():
+    features = torch.randn(2, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    marks = torch.zeros(2, 8, 8)
+    marks[0, 1, 1] = marks[0, 7, 4:7] = 1
+    changed = mean_outside(features, marks)
+    reached = torch.zeros(2, 4, 4, dtype=torch.bool)
+    reached[0, 0, 0] = reached[0, 3, 2:] = True
+    assert torch.equal(changed[reached], features[reached])
+    for tile in range(2):
+        mean = features[tile].mean((0, 1))
+        assert torch.allclose(changed[tile][~reached[tile]], mean.expand(int((~reached[tile]).sum()), 3))
+
+
+def test_a_view_of_features_changes_them_for_its_run_only_and_needs_a_model(vqa: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=16)
+    run(*vqa, fake, tmp_path / "mean.jsonl", view="mean-feature")
+    run(*vqa, fake, tmp_path / "plain.jsonl")
+    assert fake.changes == [mean_outside] * 5 + [None] * 5
+    with pytest.raises(ValueError, match="which no endpoint gives: take gray or blur"):
+        run(*vqa, Rival(Fixed("B")), tmp_path / "rival.jsonl", view="mean-feature")
 
 
 def test_blind_shows_neither_picture_nor_region_and_unmarked_no_region(shown: Shown):
@@ -264,6 +288,7 @@ def test_a_focal_crop_is_three_times_the_box_and_ends_with_the_picture():
 def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: Path, monkeypatch, capsys):
     small.gar_vqa(tmp_path / "gar")
     monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor(prompts=16))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
     for command, views in (("context", CONTEXT), ("robustness", ROBUSTNESS)):
         arguments = ["bench", command, "vqa", "--data", str(tmp_path / "gar"), "--out", str(tmp_path / command)]
         assert main([*arguments, "--json"]) == 0

@@ -13,6 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -433,7 +434,7 @@ def run(
         ValueError: no picture is there; the file is of another run.
     """
     from gar.bench.rivals import Rival
-    from gar.bench.views import CROWDED, VIEWS
+    from gar.bench.views import CROWDED, FEATURE_VIEWS, VIEWS
 
     if view not in VIEWS:
         raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
@@ -441,6 +442,11 @@ def run(
         raise ValueError(f"--many-regions {many_regions}: expected left-out or as-published")
     if view in CROWDED and any(item.question is None for item in items):
         raise ValueError(f"--view {view}: {benchmark.name} has its regions described, each marked by itself")
+    if view in FEATURE_VIEWS:
+        if isinstance(predictor, Rival):
+            raise ValueError(f"--view {view} changes the model's features, which no endpoint gives: take gray or blur")
+        predictor = copy(predictor)
+        predictor.change_features = FEATURE_VIEWS[view]
     there = [item for item in items if item.image and (folder / item.image).is_file()]
     if not there:
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")

@@ -1,18 +1,22 @@
 """Ways to show a picture and its regions to a model or a judge: as they are, with something hidden, moved or redrawn.
 
-A view takes an upright RGB picture and its regions, and returns both as they shall be shown. Knows pixels and masks;
-knows no model and no benchmark.
+A view takes an upright RGB picture and its regions, and returns both as they shall be shown. One of `FEATURE_VIEWS`
+leaves them alone, and changes the model's features of them. Knows pixels, masks and features; knows no benchmark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from gar.regions import Located, Region
 from gar.segment import load_segmenter, resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shown = tuple[Image.Image, list[Region]]
 View = Callable[[Image.Image, Sequence[Region]], Shown]
@@ -38,13 +42,21 @@ def _outside(hidden: Callable[[Image.Image], Image.Image]) -> View:
     return view
 
 
-def _mean(picture: Image.Image) -> Image.Image:
-    color = np.asarray(picture).reshape(-1, 3).mean(0).round().astype(int)
-    return Image.new("RGB", picture.size, tuple(color.tolist()))
-
-
 def _blurred(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 20))
+
+
+def mean_outside(features: Tensor, marks: Tensor) -> Tensor:
+    """Features (T, g, g, D) with the mean of its tile in each cell that no region reaches.
+
+    Args:
+        marks: (T, s, s), 1 in any region.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    reached = F.adaptive_max_pool2d(marks[:, None].float(), features.shape[1:3])[:, 0, :, :, None] > 0
+    return torch.where(reached, features, features.mean((1, 2), keepdim=True))
 
 
 def unmarked(picture: Image.Image, regions: Sequence[Region]) -> Shown:
@@ -168,7 +180,7 @@ VIEWS: dict[str, View] = {
     "as-is": as_is,
     "gray": _outside(lambda picture: Image.new("RGB", picture.size, GRAY)),
     "blur": _outside(_blurred),
-    "mean": _outside(_mean),
+    "mean-feature": as_is,
     "flipped": _outside(ImageOps.mirror),  # a world as likely as the true one, and wrong
     "unmarked": unmarked,
     "blind": blind,
@@ -181,8 +193,9 @@ VIEWS: dict[str, View] = {
     "drawn": drawn,
     **{f"{count}-regions": _crowded(count) for count in (2, 5, 10, 20, 50, 100)},
 }
+FEATURE_VIEWS = {"mean-feature": mean_outside}
 CROWDED = tuple(name for name in VIEWS if name.endswith("-regions"))
-CONTEXT = ("as-is", "gray", "blur", "mean", "flipped", "5-regions", "unmarked", "blind")
+CONTEXT = ("as-is", "gray", "blur", "mean-feature", "flipped", "5-regions", "unmarked", "blind")
 ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn", *CROWDED)
 
 
