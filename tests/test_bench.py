@@ -484,8 +484,12 @@ def test_videorefer_q_reads_letters_as_published_and_asks_about_one_frame(tmp_pa
 
 def test_videorefer_d_is_rated_on_four_aspects(tmp_path: Path):
     rows = [
-        {"id": k, "video": f"{k}.mp4", "caption": f"thing {k}", "frame_idx": "2", "annotation": []} for k in range(3)
-    ]
+        {
+            "id": k, "video": f"{k}.mp4", "caption": f"thing {k}", "frame_idx": "2",
+            "annotation": [{"2": {"segmentation": small.rle(k, 0, 9, 9)}, "7": {"segmentation": None}}],
+        }
+        for k in range(3)
+    ]  # fmt: skip
     small.write(tmp_path / "VideoRefer-Bench-D.json", rows)
     path = small.write(tmp_path / "p.json", [{"id": k, "pred": "a thing"} for k in range(3)])
     aspects = ["Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection"]

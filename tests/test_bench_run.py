@@ -26,6 +26,7 @@ from gar.bench.judges import Fixed
 from gar.bench.report import by_view, scored
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
+from gar.bench.videorefer import ASPECTS
 from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside
 from gar.cli import main
 from gar.regions import Region, load_image
@@ -80,6 +81,26 @@ def test_the_texts_of_several_regions_of_an_item_are_one_answer(tmp_path: Path):
     run(benchmark("mdvp"), *load(benchmark("mdvp"), tmp_path), fake, tmp_path / "out.jsonl")
     answers = [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]]
     assert answers == ["<Region 1>: at (0, 4, 8, 30)\n<Region 2>: at (10, 4, 18, 30)"] * 4
+
+
+def test_objects_of_films_are_described_in_the_frame_that_has_their_masks(tmp_path: Path):
+    rows = [
+        {
+            "id": k, "video": f"{k}.mp4", "caption": "a cup", "frame_idx": "12",
+            "annotation": [{"3": {"segmentation": None}, "12": {"segmentation": small.rle(k, 0, 9, 9)}}],
+        }
+        for k in range(3)
+    ]  # fmt: skip
+    small.write(tmp_path / "VideoRefer-Bench-D.json", rows)
+    for film in "01":
+        small.picture(tmp_path / film / "00012.jpg")
+    fake: Any = small.FakePredictor()
+    chosen = benchmark("videorefer-d")
+    assert run(chosen, *load(chosen, tmp_path), fake, tmp_path / "out.jsonl") == {"the picture is missing": 1}
+    assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["at (0, 0, 9, 9)", "at (1, 0, 9, 9)"]
+    judge = Fixed(json.dumps(dict.fromkeys(ASPECTS, 4)))
+    found = scored(chosen, tmp_path / "out.jsonl", judge=judge)
+    assert found["scores"]["average"]["value"] == 4 and found["scores"]["average"]["n"] == 2
 
 
 @pytest.mark.parametrize("which", ["vqa", "dlc"])

@@ -1,7 +1,8 @@
 """VideoRefer-Bench: questions (Q, multiple choice) and descriptions (D, judged) about objects of videos.
 
-Predictions are scored whatever made them. A model is run on Q in the benchmark's single-frame mode, for its videos are
-folders of frames; those of D are films, of which this file reads no frame.
+Predictions are scored whatever made them. A model is run in the benchmark's single-frame mode: it sees the one frame
+that has the masks, as a picture. The videos of Q are folders of frames; those of D are films, whose frames have to lie
+in folders of their names ("film.mp4": "film/00057.jpg", counted from 0).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class VideoReferQ(Choices):
     def items(self, path: Path) -> list[Item]:
         found = []
         for index, row in enumerate(read_json(path)):
-            frame, numbers = row["frame_idx"], count()
+            (image, masks), numbers = _frame(row), count()
             marked = re.sub(r"(?:<object\d+>\s*)?<region>", lambda _, k=numbers: f"<Prompt{next(k)}>", row["Question"])
             found.append(
                 Item(
                     str(row.get("id", index)),
-                    f"{row['video']}/{int(frame):05}.jpg",
-                    tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one),
+                    image,
+                    masks,
                     marked,
                     tuple(f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]),
                     row["type"],
@@ -52,6 +53,13 @@ class VideoReferQ(Choices):
 
     def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
         return super().score(item, letter_of(answer), replies, published)
+
+
+def _frame(row: dict[str, Any]) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The frame that has the masks, and these."""
+    frame = str(row["frame_idx"])
+    masks = tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one)
+    return f"{row['video'].removesuffix('.mp4')}/{int(frame):05}.jpg", masks
 
 
 def letter_of(text: str) -> str:
@@ -80,7 +88,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
 
     def items(self, path: Path) -> list[Item]:
         return [
-            Item(str(row.get("id", index)), "", (), picture=row["video"], truth=row["caption"])
+            Item(str(row.get("id", index)), *_frame(row), picture=row["video"], truth=row["caption"])
             for index, row in enumerate(read_json(path))
         ]
 
