@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import math
+import random
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -117,6 +121,56 @@ def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_
             with torn.open("a") as file:  # as if it had been killed while it wrote
                 file.write('{"id": "9", "ans'[: attempt * 3])
     assert torn.read_bytes() == whole.read_bytes()
+
+
+class Mortal(small.FakePredictor):
+    """Gives so many answers, says that it gives its last one, and then keeps everyone waiting."""
+
+    def __init__(self, answers: float, last: Any = None):
+        super().__init__(prompts=16)
+        self.answers, self.last = answers, last
+
+    def _count(self) -> None:
+        self.answers -= 1
+        if self.answers <= 0:
+            self.last.set()
+        if self.answers < 0:
+            time.sleep(600)
+
+
+def run_many(folder: Path, out: Path, answers: float, last: Any = None) -> None:
+    """What is killed: 12 descriptions in batches of three, and 48 questions about as many regions."""
+    described = [Item(f"d{k}", f"images/vqa_{k % 6}.png", (small.rle(k, 2, k + 9, 20),)) for k in range(12)]
+    choices = ("A. red", "B. green", "C. blue")
+    asked = [
+        Item(f"q{k}", f"images/vqa_{k % 6}.png", (small.rle(k % 7, 2, 20, 20),), f"Is <Prompt0> {k}?", choices)
+        for k in range(48)
+    ]
+    mortal: Any = Mortal(answers, last)
+    run(benchmark("vqa"), [*described, *asked], folder, mortal, out, batch_size=3)
+
+
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(times: int, processes: Any, tmp_path: Path):
+    rng = random.Random(0)
+    small.gar_vqa(tmp_path)
+    run_many(tmp_path, tmp_path / "whole.jsonl", math.inf)
+    out, sizes = tmp_path / "out.jsonl", set()
+    for _ in range(times):
+        # Each life gives 0 to 2 answers; death comes at any moment around the line of the last one.
+        last = processes.Event()
+        process = processes.Process(target=run_many, args=(tmp_path, out, rng.randint(0, 2), last))
+        process.start()
+        assert last.wait(120)
+        time.sleep(rng.choice([0, 0.0001, 0.001, 0.01]) * rng.random())
+        assert process.is_alive()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        sizes.add(out.stat().st_size)
+    assert len(sizes) > 1
+    run_many(tmp_path, out, math.inf)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_a_file_of_another_run_is_not_gone_on_with(vqa: Task, tmp_path: Path):
