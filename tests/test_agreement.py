@@ -184,6 +184,6 @@ def test_the_published_judges_of_dlc_agree_as_far_as_their_stored_verdicts_do(sh
         for name in ("gar_1b_eval", "gar_1b_eval_gpt")
     ]
     found = agreement(runs)
-    assert [judge["name"] for judge in found["judges"]] == ["gar_1b_eval.json", "gar_1b_eval_gpt.json"]
+    assert [Path(judge["name"]).stem for judge in found["judges"]] == ["gar_1b_eval", "gar_1b_eval_gpt"]
     assert found["n"] == 100 and found["left_out"] == 0
     assert found["pairs"][0]["kappa"] == {"value": 0.825725, "ci95": [0.785356, 0.862794], "n": 992}

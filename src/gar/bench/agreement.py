@@ -52,23 +52,24 @@ def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not same:
         raise ValueError("no answer is the same in all runs: judges are compared on the same answers")
     judged = [[rows[item] for item in same] for rows in by_id]
+    firsts = [judged[mine[0]] for mine in repeats.values()]
     judges = []
-    for (judge, wording), mine in repeats.items():
+    for ((judge, wording), mine), first in zip(repeats.items(), firsts, strict=True):
         found = {"name": judge, "wording": wording, "repeats": len(mine)}
         if len(mine) > 1:
             found["consistency"] = consistency(*_verdicts([judged[k] for k in mine])).json()
-        judges.append(found | {"length_bias": _length_bias([row["value"] for row in judged[mine[0]]], judged[0])})
-    pairs = []
-    for one, other in combinations(range(len(judges)), 2):
-        first, second = (judged[list(repeats.values())[k][0]] for k in (one, other))
-        (a, b), pictures = _verdicts([first, second])
-        apart = [
-            None if None in (x["value"], y["value"]) else y["value"] - x["value"]
-            for x, y in zip(first, second, strict=True)
-        ]
-        found = {"judges": [one, other], "kappa": kappa(a, b, pictures, benchmark(name).rated).json()}
-        pairs.append(found | {"length_bias": _length_bias(apart, first)})
+        judges.append(found | {"length_bias": _length_bias([row["value"] for row in first], first)})
+    rated = benchmark(name).rated
+    both = combinations(range(len(firsts)), 2)
+    pairs = [{"judges": [i, k], **_pair(firsts[i], firsts[k], rated)} for i, k in both]
     return {"benchmark": name, "n": len(same), "left_out": len(said) - len(same), "judges": judges, "pairs": pairs}
+
+
+def _pair(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], rated: bool) -> dict[str, Any]:
+    (one, other), pictures = _verdicts([first, second])
+    values = [(a["value"], b["value"]) for a, b in zip(first, second, strict=True)]
+    apart = [None if a is None or b is None else b - a for a, b in values]
+    return {"kappa": kappa(one, other, pictures, rated).json(), "length_bias": _length_bias(apart, first)}
 
 
 def _verdicts(judged: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[list[Any]], list[Hashable]]:

@@ -103,10 +103,10 @@ def scored(
 
 
 def _judge_of(verdicts: Path) -> dict[str, Any]:
-    """Who gave stored replies: what our own file says, or the name of a published one."""
+    """Who gave stored replies: what our own file says, or a published one itself."""
     content = read_json(verdicts)
     kept = content.get("judge") if isinstance(content, dict) else None
-    return kept or {"name": verdicts.name, "wording": "as published", "repeat": 0}
+    return kept or {"name": str(verdicts), "wording": "as published", "repeat": 0}
 
 
 def write_json(content: Any, path: Path) -> None:
