@@ -55,7 +55,7 @@ def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     firsts = [judged[mine[0]] for mine in repeats.values()]
     judges = []
     for ((judge, wording), mine), first in zip(repeats.items(), firsts, strict=True):
-        found = {"name": judge, "wording": wording, "repeats": len(mine)}
+        found: dict[str, Any] = {"name": judge, "wording": wording, "repeats": len(mine)}
         if len(mine) > 1:
             found["consistency"] = consistency(*_verdicts([judged[k] for k in mine])).json()
         judges.append(found | {"length_bias": _length_bias([row["value"] for row in first], first)})
