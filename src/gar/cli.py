@@ -655,6 +655,9 @@ def _views(name: str, out: Path, model: str, data: Path | None, views: Sequence[
         print(json.dumps(found))
     else:
         Console().print(views_table(found))
+        for view, row in found["views"].items():
+            for reason, count in row["left_out"].items():
+                print(f"{view}: {count} items left out: {reason}")
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

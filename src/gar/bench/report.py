@@ -245,14 +245,19 @@ def views_table(found: dict[str, Any]) -> Table:
     """`by_view` for people: each type's score under each view; a star where it differs from the first (p < .05)."""
     views = found["views"]
     types = list(next(iter(views.values()))["runs"])
-    shown = Table("", "left out", "n", *types, title=f"{found['benchmark']}, {found['model']}")
-    shown.columns[0].no_wrap = True
+    shown = Table("", "n", title=f"{found['benchmark']}, {found['model']}")
+    for kind in types:
+        shown.add_column(kind, overflow="fold")  # eight types are to fit into 80 letters
     for name, view in views.items():
         rows = [view.get("runs", {}).get(kind) for kind in types]
         stars = ["*" if row and row.get("mcnemar_p", 1) < 0.05 else "" for row in rows]
-        cells = [f"{_number(row['second'])}{star}" if row else "" for row, star in zip(rows, stars, strict=True)]
-        asked = str(rows[0]["difference"]["n"]) if rows[0] else ""
-        shown.add_row(name, str(sum(view["left_out"].values())), asked, *cells)
+        cells = [
+            f"{row['second']:.2f}".removeprefix("0") + star if row else ""
+            for row, star in zip(rows, stars, strict=True)
+        ]
+        shown.add_row(name, str(rows[0]["difference"]["n"]) if rows[0] else "0", *cells)
+    for column in shown.columns[:2]:
+        column.no_wrap = True
     return shown
 
 
