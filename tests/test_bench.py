@@ -353,6 +353,7 @@ def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
     found = compare(read_scored(files[0]), read_scored(files[1]))["runs"]
     assert found["all"]["difference"]["n"] == 5 and found["all"]["difference"]["value"] == -0.2
     assert (found["all"]["only_first"], found["all"]["only_second"], found["all"]["mcnemar_p"]) == (1, 0, 1.0)
+    assert found["all"]["same_answer"] == 4
     assert found["color"]["difference"]["value"] == 0 and found["relation"]["difference"]["value"] == -0.5
     assert main(["bench", "compare", *map(str, files), "--json"]) == 0
     page = tmp_path / "report.html"

@@ -369,7 +369,8 @@ def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: 
         assert main([*arguments, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert tuple(found["views"]) == views
-        assert found["views"]["as-is"]["runs"]["all"]["difference"]["value"] == 0
+        plain = found["views"]["as-is"]["runs"]["all"]
+        assert plain["difference"]["value"] == 0 and plain["same_answer"] == plain["difference"]["n"] == 6
         too_many = {"20-regions", "50-regions", "100-regions"} & {*views}
         reason = "more than the 16 regions that the model can mark"
         for view, row in found["views"].items():

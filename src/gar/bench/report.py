@@ -130,8 +130,9 @@ def read_scored(path: Path) -> dict[str, Any]:
 def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Two scored runs on the items that both have scores for, over all and by type.
 
-    "difference" is the second's mean value minus the first's, resampled by pictures. Where every value is right or
-    wrong, "mcnemar_p" is the exact chance of so uneven a split of the items that only one has right.
+    "difference" is the second's mean value minus the first's, resampled by pictures; "same_answer" counts items. Where
+    every value is right or wrong, "mcnemar_p" is the exact chance of so uneven a split of the items that only one has
+    right.
 
     Raises:
         ValueError: two benchmarks, or no item in common.
@@ -151,6 +152,7 @@ def _difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str,
     a, b = ([row["value"] for row in side] for side in zip(*pairs, strict=True))
     apart = mean([y - x for x, y in zip(a, b, strict=True)], [row["picture"] for row, _ in pairs])
     found: dict[str, Any] = {"first": sum(a) / len(a), "second": sum(b) / len(b), "difference": apart.json()}
+    found["same_answer"] = sum(x["answer"] == y["answer"] for x, y in pairs)
     if {*a, *b} <= {0.0, 1.0}:
         found["only_first"] = sum(x > y for x, y in zip(a, b, strict=True))
         found["only_second"] = sum(y > x for x, y in zip(a, b, strict=True))
@@ -242,23 +244,29 @@ def agreement_tables(found: dict[str, Any]) -> list[Table]:
 
 
 def views_table(found: dict[str, Any]) -> Table:
-    """`by_view` for people: each type's score under each view; a star where it differs from the first (p < .05)."""
-    views = found["views"]
-    types = list(next(iter(views.values()))["runs"])
-    shown = Table("", "n", title=f"{found['benchmark']}, {found['model']}")
-    for kind in types:
+    """`by_view` for people: under each view the share of answers that are the first view's, and each type's score, with
+    a star where it differs from the first (p < .05)."""
+    first = next(iter(found["views"].values()))["runs"]
+    shown = Table(title=f"{found['benchmark']}, {found['model']}, {first['all']['difference']['n']} items")
+    shown.add_column("", no_wrap=True)
+    shown.add_column("same", no_wrap=True)
+    for kind in first:
         shown.add_column(kind, overflow="fold")  # eight types are to fit into 80 letters
-    for name, view in views.items():
-        rows = [view.get("runs", {}).get(kind) for kind in types]
-        stars = ["*" if row and row.get("mcnemar_p", 1) < 0.05 else "" for row in rows]
-        cells = [
-            f"{row['second']:.2f}".removeprefix("0") + star if row else ""
-            for row, star in zip(rows, stars, strict=True)
-        ]
-        shown.add_row(name, str(rows[0]["difference"]["n"]) if rows[0] else "0", *cells)
-    for column in shown.columns[:2]:
-        column.no_wrap = True
+    for name, view in found["views"].items():
+        runs = view.get("runs")
+        if runs is None:
+            shown.add_row(name)
+            continue
+        cells = [_short(runs["all"]["same_answer"] / runs["all"]["difference"]["n"])]
+        for row in map(runs.get, first):
+            star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
+            cells.append(_short(row["second"]) + star if row else "")
+        shown.add_row(name, *cells)
     return shown
+
+
+def _short(x: float) -> str:
+    return f"{x:.2f}".removeprefix("0")
 
 
 def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
