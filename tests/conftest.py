@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +43,14 @@ def python() -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Starts processes from one that has imported what is heavy, so that a start costs milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "openai.resources.chat", "gar.predictor", "gar.bench.report"])
+    return context
 
 
 @pytest.fixture(scope="session")

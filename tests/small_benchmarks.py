@@ -119,12 +119,15 @@ class FakePredictor:
     def __init__(self, prompts: int = 5, stop_after: int | None = None):
         self.name = "fake"
         self.model = SimpleNamespace(config=SimpleNamespace(max_prompts=prompts))
+        self.change_features = None
+        self.changes: list[Any] = []
         self.opened: list[list[Region]] = []
         self.asked: list[tuple[str, Any]] = []
         self.left = stop_after
 
     def open(self, image: Image.Image, regions: list[Region]) -> Any:
         self.opened.append(list(regions))
+        self.changes.append(self.change_features)
         shade = sum(load_image(image).getpixel((0, 0)))  # type: ignore
 
         def ask(question: str, choices: list[str] | None = None, **generation: Any) -> Any:

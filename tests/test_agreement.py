@@ -1,16 +1,24 @@
-"""Agreement of judges against figures that are known."""
+"""Agreement of judges against figures that are known, and between runs that judges scored."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
+import small_benchmarks as small
+from test_bench import fails
+
+from gar.bench.agreement import agreement, consistency, kappa, length_bias
+from gar.bench.catalog import benchmark
+from gar.bench.judges import Fixed
+from gar.bench.report import read_scored, scored, write_json
+from gar.cli import main
 
 stats = pytest.importorskip("scipy.stats", reason="statistics need scipy")
-
-from gar.bench.agreement import consistency, kappa, length_bias  # noqa: E402
 
 
 def verdicts(table: list[list[int]]) -> tuple[list[str], list[str]]:
@@ -90,3 +98,92 @@ def test_length_bias_of_equal_answers_is_none():
 def test_consistency_is_the_share_of_pairs_of_repeats_that_agree():
     found = consistency([["a", "b", "a"], ["a", "b", "b"], ["a", "c", "c"]], range(3))
     assert found.value == pytest.approx((1 + 1 / 3 + 0) / 3) and found.n == 3
+
+
+# --- scored runs ------------------------------------------------------------------------------------------------------
+
+
+def judged(folder: Path, name: str, replies: str | dict[str, str], answers: list[str], repeat: int = 0) -> Path:
+    """Captions of four pictures, scored by a judge of fixed replies; by an answer's first word where they differ."""
+    if not (folder / "GAR-Bench-Caption-Simple.json").exists():
+        rows = [
+            {"image": f"images/{k}.png", "mask_rles": [small.rle(0, 0, 9, 9)], "question": "?", "answer": "on"}
+            for k in range(4)
+        ]
+        small.write(folder / "GAR-Bench-Caption-Simple.json", rows)
+    rows = [{"image": f"images/{k}.png", "model_output": text} for k, text in enumerate(answers)]
+    judge = Fixed(replies) if isinstance(replies, str) else Fixed({text: replies[text.split()[0]] for text in answers})
+    judge.name = name
+    how: dict[str, Any] = {"wording": "$answer", "text_only": True, "repeat": repeat}
+    found = scored(benchmark("simple"), small.write(folder / "p.json", rows), judge=judge, **how)
+    assert {question.repeat for question in judge.asked} == {repeat}
+    write_json(found, folder / f"{name}{repeat}.json")
+    return folder / f"{name}{repeat}.json"
+
+
+def test_judges_of_the_same_answers_are_compared_in_pairs_and_with_themselves(tmp_path: Path, capsys):
+    answers = ["a cup", "b cup on it", "c cup on the table", "d cup on the table there"]
+    mild = judged(tmp_path, "mild", {"a": "True", "b": "False", "c": "True", "d": "True"}, answers)
+    again = judged(tmp_path, "mild", {"a": "True", "b": "True", "c": "True", "d": "who knows"}, answers, repeat=1)
+    harsh = judged(tmp_path, "harsh", {"a": "False", "b": "False", "c": "True", "d": "True"}, answers)
+    files = [str(path) for path in (mild, again, harsh)]
+    assert main(["bench", "agreement", *files, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["benchmark"], found["n"], found["left_out"]) == ("gar-bench-caption-simple", 4, 0)
+    first, second = found["judges"]
+    assert (first["name"], first["repeats"], second["name"], second["repeats"]) == ("mild", 2, "harsh", 1)
+    assert first["consistency"]["value"] == pytest.approx(2 / 3, abs=1e-6) and first["consistency"]["n"] == 3
+    assert "consistency" not in second
+    (pair,) = found["pairs"]
+    assert pair["judges"] == [0, 1] and pair["kappa"]["value"] == pytest.approx(0.5) and pair["kappa"]["n"] == 4
+    # The harsh one parts from the other on the shortest answer alone.
+    ranks, apart = [1, 2, 3, 4], [-1, 0, 0, 0]
+    assert pair["length_bias"]["value"] == pytest.approx(stats.spearmanr(ranks, apart).statistic, abs=1e-6)
+    assert main(["bench", "agreement", *files]) == 0
+    shown = capsys.readouterr().out
+    assert "0 and 1" in shown and "0.5000" in shown and "left out" not in shown
+
+
+def test_answers_that_are_not_the_same_in_all_runs_are_left_out_and_counted(tmp_path: Path, capsys):
+    one = judged(tmp_path, "one", "True", ["a", "b", "c", ""])
+    other = judged(tmp_path, "other", "False", ["a", "B", "c", ""])
+    assert main(["bench", "agreement", str(one), str(other)]) == 0
+    assert "left out: 2 items" in capsys.readouterr().out
+    strange = judged(tmp_path, "strange", "True", ["w", "x", "y", "z"])
+    assert "no answer is the same" in fails(capsys, "bench", "agreement", one, strange)
+
+
+def test_runs_that_say_nothing_of_a_judge_are_refused(tmp_path: Path, capsys):
+    one = judged(tmp_path, "one", "True", ["a", "b"])
+    assert "ask again with `--repeat 1`" in fails(capsys, "bench", "agreement", one, one)
+    rows = [row | {"model_output": "A"} for row in small.gar_vqa(tmp_path)]
+    found = scored(benchmark("vqa"), small.write(tmp_path / "vqa.json", rows))
+    write_json(found, tmp_path / "scored.json")
+    assert "without a judge" in fails(capsys, "bench", "agreement", tmp_path / "scored.json")
+    assert "compared on one benchmark" in fails(capsys, "bench", "agreement", one, tmp_path / "scored.json")
+
+
+def test_each_verdict_on_an_answer_counts_and_stored_ones_keep_their_judge(tmp_path: Path):
+    small.dlc(tmp_path)
+    answers = small.write(tmp_path / "p.json", {"11": "a cup", "12": "a bus"})
+    judges = [Fixed("A"), Fixed("B")]
+    for number, judge in enumerate(judges):
+        judge.name = f"judge {number}"
+        write_json(scored(benchmark("dlc"), answers, judge=judge, text_only=True), tmp_path / f"{number}.json")
+    stored = scored(benchmark("dlc"), answers, verdicts=tmp_path / "1.json")
+    assert stored["judge"]["name"] == "judge 1"
+    found = agreement([read_scored(tmp_path / "0.json"), stored])
+    assert found["n"] == 2 and found["left_out"] == 1 and found["pairs"][0]["kappa"]["n"] == 8
+    assert found["pairs"][0]["kappa"]["value"] == 0
+
+
+def test_the_published_judges_of_dlc_agree_as_far_as_their_stored_verdicts_do(shared: Path):
+    outputs = shared / "benchmarks/dlc-bench/model_outputs"
+    runs = [
+        scored(benchmark("dlc"), outputs / "gar_1b.json", verdicts=outputs / f"{name}.json")
+        for name in ("gar_1b_eval", "gar_1b_eval_gpt")
+    ]
+    found = agreement(runs)
+    assert [Path(judge["name"]).stem for judge in found["judges"]] == ["gar_1b_eval", "gar_1b_eval_gpt"]
+    assert found["n"] == 100 and found["left_out"] == 0
+    assert found["pairs"][0]["kappa"] == {"value": 0.825725, "ci95": [0.785356, 0.862794], "n": 992}

@@ -353,6 +353,7 @@ def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
     found = compare(read_scored(files[0]), read_scored(files[1]))["runs"]
     assert found["all"]["difference"]["n"] == 5 and found["all"]["difference"]["value"] == -0.2
     assert (found["all"]["only_first"], found["all"]["only_second"], found["all"]["mcnemar_p"]) == (1, 0, 1.0)
+    assert found["all"]["same_answer"] == 4
     assert found["color"]["difference"]["value"] == 0 and found["relation"]["difference"]["value"] == -0.5
     assert main(["bench", "compare", *map(str, files), "--json"]) == 0
     page = tmp_path / "report.html"
@@ -484,8 +485,12 @@ def test_videorefer_q_reads_letters_as_published_and_asks_about_one_frame(tmp_pa
 
 def test_videorefer_d_is_rated_on_four_aspects(tmp_path: Path):
     rows = [
-        {"id": k, "video": f"{k}.mp4", "caption": f"thing {k}", "frame_idx": "2", "annotation": []} for k in range(3)
-    ]
+        {
+            "id": k, "video": f"{k}.mp4", "caption": f"thing {k}", "frame_idx": "2",
+            "annotation": [{"2": {"segmentation": small.rle(k, 0, 9, 9)}, "7": {"segmentation": None}}],
+        }
+        for k in range(3)
+    ]  # fmt: skip
     small.write(tmp_path / "VideoRefer-Bench-D.json", rows)
     path = small.write(tmp_path / "p.json", [{"id": k, "pred": "a thing"} for k in range(3)])
     aspects = ["Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection"]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import math
+import random
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,17 +18,20 @@ from typing import Any
 import numpy as np
 import pytest
 import small_benchmarks as small
+import torch
 from PIL import Image
 from test_bench import fails
 
 import gar.cli
+from gar.bench import statistics
 from gar.bench.catalog import benchmark
 from gar.bench.fetch import fetch
 from gar.bench.judges import Fixed
 from gar.bench.report import by_view, scored
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
-from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop
+from gar.bench.videorefer import ASPECTS
+from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside
 from gar.cli import main
 from gar.regions import Region, load_image
 
@@ -80,6 +87,26 @@ def test_the_texts_of_several_regions_of_an_item_are_one_answer(tmp_path: Path):
     assert answers == ["<Region 1>: at (0, 4, 8, 30)\n<Region 2>: at (10, 4, 18, 30)"] * 4
 
 
+def test_objects_of_films_are_described_in_the_frame_that_has_their_masks(tmp_path: Path):
+    rows = [
+        {
+            "id": k, "video": f"{k}.mp4", "caption": "a cup", "frame_idx": "12",
+            "annotation": [{"3": {"segmentation": None}, "12": {"segmentation": small.rle(k, 0, 9, 9)}}],
+        }
+        for k in range(3)
+    ]  # fmt: skip
+    small.write(tmp_path / "VideoRefer-Bench-D.json", rows)
+    for film in "01":
+        small.picture(tmp_path / film / "00012.jpg")
+    fake: Any = small.FakePredictor()
+    chosen = benchmark("videorefer-d")
+    assert run(chosen, *load(chosen, tmp_path), fake, tmp_path / "out.jsonl") == {"the picture is missing": 1}
+    assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["at (0, 0, 9, 9)", "at (1, 0, 9, 9)"]
+    judge = Fixed(json.dumps(dict.fromkeys(ASPECTS, 4)))
+    found = scored(chosen, tmp_path / "out.jsonl", judge=judge)
+    assert found["scores"]["average"]["value"] == 4 and found["scores"]["average"]["n"] == 2
+
+
 @pytest.mark.parametrize("which", ["vqa", "dlc"])
 def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_path: Path, request):
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
@@ -94,6 +121,56 @@ def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_
             with torn.open("a") as file:  # as if it had been killed while it wrote
                 file.write('{"id": "9", "ans'[: attempt * 3])
     assert torn.read_bytes() == whole.read_bytes()
+
+
+class Mortal(small.FakePredictor):
+    """Gives so many answers, says that it gives its last one, and then keeps everyone waiting."""
+
+    def __init__(self, answers: float, last: Any = None):
+        super().__init__(prompts=16)
+        self.answers, self.last = answers, last
+
+    def _count(self) -> None:
+        self.answers -= 1
+        if self.answers <= 0:
+            self.last.set()
+        if self.answers < 0:
+            time.sleep(600)
+
+
+def run_many(folder: Path, out: Path, answers: float, last: Any = None) -> None:
+    """What is killed: 12 descriptions in batches of three, and 48 questions about as many regions."""
+    described = [Item(f"d{k}", f"images/vqa_{k % 6}.png", (small.rle(k, 2, k + 9, 20),)) for k in range(12)]
+    choices = ("A. red", "B. green", "C. blue")
+    asked = [
+        Item(f"q{k}", f"images/vqa_{k % 6}.png", (small.rle(k % 7, 2, 20, 20),), f"Is <Prompt0> {k}?", choices)
+        for k in range(48)
+    ]
+    mortal: Any = Mortal(answers, last)
+    run(benchmark("vqa"), [*described, *asked], folder, mortal, out, batch_size=3)
+
+
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(times: int, processes: Any, tmp_path: Path):
+    rng = random.Random(0)
+    small.gar_vqa(tmp_path)
+    run_many(tmp_path, tmp_path / "whole.jsonl", math.inf)
+    out, sizes = tmp_path / "out.jsonl", set()
+    for _ in range(times):
+        # Each life gives 0 to 2 answers; death comes at any moment around the line of the last one.
+        last = processes.Event()
+        process = processes.Process(target=run_many, args=(tmp_path, out, rng.randint(0, 2), last))
+        process.start()
+        assert last.wait(120)
+        time.sleep(rng.choice([0, 0.0001, 0.001, 0.01]) * rng.random())
+        assert process.is_alive()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        sizes.add(out.stat().st_size)
+    assert len(sizes) > 1
+    run_many(tmp_path, out, math.inf)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_a_file_of_another_run_is_not_gone_on_with(vqa: Task, tmp_path: Path):
@@ -188,13 +265,35 @@ def masks(picture: Image.Image, regions: list[Region]) -> list[np.ndarray]:
     return [region.locate(*picture.size).mask for region in regions]
 
 
-@pytest.mark.parametrize("name", ["gray", "blur", "mean", "flipped"])
+@pytest.mark.parametrize("name", ["gray", "blur", "flipped"])
 def test_hiding_the_world_leaves_the_regions_alone(name: str, shown: Shown):
     picture, regions = VIEWS[name](*shown)
     inside = np.logical_or.reduce(masks(*shown))
     before, after = np.asarray(shown[0]), np.asarray(picture)
     assert (before[inside] == after[inside]).all() and (before[~inside] != after[~inside]).any(1).mean() > 0.9
     assert regions == shown[1]
+
+
+def test_outside_of_the_regions_features_are_replaced_by_the_mean_of_their_tile():
+    features = torch.randn(2, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    marks = torch.zeros(2, 8, 8)
+    marks[0, 1, 1] = marks[0, 7, 4:7] = 1
+    changed = mean_outside(features, marks)
+    reached = torch.zeros(2, 4, 4, dtype=torch.bool)
+    reached[0, 0, 0] = reached[0, 3, 2:] = True
+    assert torch.equal(changed[reached], features[reached])
+    for tile in range(2):
+        mean = features[tile].mean((0, 1))
+        assert torch.allclose(changed[tile][~reached[tile]], mean.expand(int((~reached[tile]).sum()), 3))
+
+
+def test_a_view_of_features_changes_them_for_its_run_only_and_needs_a_model(vqa: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=16)
+    run(*vqa, fake, tmp_path / "mean.jsonl", view="mean-feature")
+    run(*vqa, fake, tmp_path / "plain.jsonl")
+    assert fake.changes == [mean_outside] * 5 + [None] * 5
+    with pytest.raises(ValueError, match="which no endpoint gives: take gray or blur"):
+        run(*vqa, Rival(Fixed("B")), tmp_path / "rival.jsonl", view="mean-feature")
 
 
 def test_blind_shows_neither_picture_nor_region_and_unmarked_no_region(shown: Shown):
@@ -224,6 +323,28 @@ def _sides(mask: np.ndarray) -> tuple[int, int]:
     return int(mask.any(1).sum()), int(mask.any(0).sum())
 
 
+def test_further_regions_stand_behind_those_that_are_asked_about(shown: Shown):
+    picture, regions = VIEWS["10-regions"](*shown)
+    assert picture is shown[0] and regions[:2] == shown[1] and len(regions) == 10
+    asked = np.logical_or.reduce(masks(*shown))
+    assert all((mask & ~asked).any() and mask.sum() < 0.05 * mask.size for mask in masks(picture, regions)[2:])
+    fewer = VIEWS["5-regions"](*shown)[1]
+    assert [one.coordinates for one in fewer[2:]] == [one.coordinates for one in regions[2:5]]
+    assert VIEWS["2-regions"](*shown)[1] == shown[1]
+    assert len(VIEWS["100-regions"](shown[0], [Region.box(0, 0, 64, 48)])[1]) == 100
+
+
+def test_items_to_which_a_view_adds_too_many_regions_are_left_out(vqa: Task, dlc: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=5)
+    reason = "more than the 5 regions that the model can mark"
+    assert run(*vqa, fake, tmp_path / "5.jsonl", view="5-regions") == {reason: 1}
+    assert {len(regions) for regions in fake.opened} == {5}
+    assert run(*vqa, fake, tmp_path / "10.jsonl", view="10-regions", many_regions="as-published") == {reason: 6}
+    assert run(*vqa, Rival(Fixed("B")), tmp_path / "100.jsonl", view="100-regions") == {}
+    with pytest.raises(ValueError, match="each marked by itself"):
+        run(*dlc, fake, tmp_path / "dlc.jsonl", view="10-regions")
+
+
 def test_a_mask_of_which_nothing_would_be_left_stays(shown: Shown):
     tiny = [Region.box(0, 0, 1, 1), Region.box(63, 47, 64, 48)]
     for name in ("eroded", "shifted"):
@@ -242,16 +363,26 @@ def test_a_focal_crop_is_three_times_the_box_and_ends_with_the_picture():
 def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: Path, monkeypatch, capsys):
     small.gar_vqa(tmp_path / "gar")
     monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor(prompts=16))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
     for command, views in (("context", CONTEXT), ("robustness", ROBUSTNESS)):
         arguments = ["bench", command, "vqa", "--data", str(tmp_path / "gar"), "--out", str(tmp_path / command)]
         assert main([*arguments, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert tuple(found["views"]) == views
-        assert found["views"]["as-is"]["runs"]["all"]["difference"]["value"] == 0
-        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*views, "items"])
+        plain = found["views"]["as-is"]["runs"]["all"]
+        assert plain["difference"]["value"] == 0 and plain["same_answer"] == plain["difference"]["n"] == 6
+        too_many = {"20-regions", "50-regions", "100-regions"} & {*views}
+        reason = "more than the 16 regions that the model can mark"
+        for view, row in found["views"].items():
+            assert row["left_out"] == ({reason: 6} if view in too_many else {})
+            assert ("runs" in row) != (view in too_many)
+        done = [view for view in views if view not in too_many]
+        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*done, "items"])
         by_item = json.loads((tmp_path / command / "items.json").read_text())
-        assert list(by_item) == list("012345") and all(tuple(values) == views for values in by_item.values())
-        assert main(arguments) == 0 and "relation" in capsys.readouterr().out
+        assert list(by_item) == list("012345") and all(list(values) == done for values in by_item.values())
+        assert main(arguments) == 0
+        told = "20-regions: 6 items left out: more than the 16 regions that the model can mark"
+        assert (told in capsys.readouterr().out) == ("20-regions" in views)
     with pytest.raises(ValueError, match="needs a judge"):
         by_view(benchmark("dlc"), CONTEXT, tmp_path, None, small.FakePredictor)  # type: ignore
 

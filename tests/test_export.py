@@ -10,22 +10,25 @@ from typing import Any
 import pytest
 import small_benchmarks as small
 from PIL import Image
+from test_bench import fails
 
 from gar.bench.catalog import benchmark
 from gar.bench.export import inspect_log, lmms_task
-from gar.bench.report import scored
+from gar.bench.report import scored, write_json
 from gar.bench.task import load
+from gar.cli import main
 
 pytest.importorskip("scipy", reason="intervals need the extra bench")
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Path:
+def task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A small multiple-choice benchmark as a task of lmms-eval; one of its six pictures is missing."""
     small.gar_vqa(tmp_path)
     (tmp_path / "images" / "vqa_3.png").unlink()
-    items, folder = load(benchmark("vqa"), tmp_path)
-    assert lmms_task(benchmark("vqa"), items, folder, tmp_path / "task") == 5
+    where = ["--data", str(tmp_path), "--out", str(tmp_path / "task")]
+    assert main(["bench", "export", "vqa", "--to", "lmms-eval", *where]) == 0
+    assert "1 of 6 items left out: the picture is missing" in capsys.readouterr().err
     return tmp_path / "task"
 
 
@@ -112,6 +115,16 @@ def test_a_run_is_a_log_with_a_sample_for_each_item(run: dict[str, Any], tmp_pat
     assert (log["results"]["total_samples"], log["results"]["completed_samples"]) == (6, 5)
     with pytest.raises(ValueError, match="ends in .json"):
         inspect_log(run, tmp_path / "log.eval")
+
+
+def test_the_command_writes_the_same_log_and_names_what_it_can_write(run: dict[str, Any], tmp_path: Path, capsys):
+    write_json(run, tmp_path / "scored.json")
+    command = ["bench", "export", str(tmp_path / "scored.json"), "--out", str(tmp_path / "log.json"), "--to"]
+    assert main([*command, "inspect"]) == 0
+    inspect_log(run, tmp_path / "same.json")
+    log, same = (json.loads((tmp_path / name).read_text()) for name in ("log.json", "same.json"))
+    assert (log["samples"], log["results"]) == (same["samples"], same["results"])
+    assert "expected lmms-eval or inspect" in fails(capsys, *command, "csv")
 
 
 def test_inspect_ai_reads_the_log_of_a_run(run: dict[str, Any], tmp_path: Path):

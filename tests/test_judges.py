@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import sqlite3
 import threading
@@ -443,14 +442,6 @@ def faults(seed: int) -> Plan:
         return rng.choice(failures) if before % 5 != 4 and rng.random() < 0.35 else OK
 
     return act
-
-
-@pytest.fixture(scope="module")
-def processes() -> Any:
-    """Starts processes from one that has imported everything, so that a start costs milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["openai.resources.chat", __name__])
-    return context
 
 
 def kept(cache: Path) -> set[str]:

@@ -133,6 +133,22 @@ class EndsAfter(LogitsProcessor):
 # One by one
 
 
+def test_changed_features_are_read_in_place_of_the_models_own(predictor, monkeypatch):
+    def answers(seed: int) -> list[Answer]:
+        image = picture(seed=seed)
+        return [predictor.describe(image, REGIONS[:1], **SHORT)[0], predictor.ask(image, "What?", REGIONS, **SHORT)]
+
+    assert not any(map(same, answers(0), answers(1)))
+    shapes = set()
+
+    def flat(features: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
+        shapes.add((features.ndim, marks.ndim, len(features) == len(marks)))
+        return torch.ones_like(features)
+
+    monkeypatch.setattr(predictor, "change_features", flat)
+    assert all(map(same, answers(0), answers(1))) and shapes == {(4, 3, True)}
+
+
 def test_each_description_is_that_of_the_plain_path(predictor):
     image = picture()
     answers = predictor.describe(image, REGIONS, **SHORT)

@@ -468,6 +468,7 @@ def bench_score(
     ] = None,
     rate_limit: Annotated[float | None, typer.Option("--rate-limit", help="Requests a minute.")] = None,
     token_limit: Annotated[int | None, typer.Option("--token-limit", help="Tokens to spend on the judge.")] = None,
+    repeat: Annotated[int, typer.Option("--repeat", min=0, help="Ask the judge anew under another number.")] = 0,
     text_only: Annotated[bool, typer.Option("--text-only", help="Send the judge no pictures.")] = False,
     wording: Annotated[
         Path | None, typer.Option("--wording", metavar="FILE", help="The judge's question, with the same $fields.")
@@ -506,6 +507,7 @@ def bench_score(
         judge=asked,
         text_only=text_only,
         wording=wording.read_text(encoding="utf-8") if wording else None,
+        repeat=repeat,
         max_regions=max_regions,
         with_splits=with_splits,
     )
@@ -540,6 +542,26 @@ def bench_compare(
         Console().print(comparison_table(found))
 
 
+@bench_app.command("agreement")
+def bench_agreement(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Files of `gar bench score --out`.")],
+    as_json: _Json = False,
+) -> None:
+    """Several judges of the same answers: Cohen's kappa, bias by length, and of a judge asked again, consistency."""
+    from rich.console import Console
+
+    from gar.bench.agreement import agreement
+    from gar.bench.report import agreement_tables, read_scored
+
+    found = agreement([read_scored(run) for run in runs])
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console().print(*agreement_tables(found))
+        if found["left_out"]:
+            print(f"left out: {found['left_out']} items without one and the same answer")
+
+
 @bench_app.command("context")
 def bench_context(
     name: _Name,
@@ -548,7 +570,7 @@ def bench_context(
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What a model needs from outside the regions: items as they are, that hidden in three ways, and blind."""
+    """What a model needs from outside the regions: that hidden, mirrored, with further regions marked, and blind."""
     from gar.bench.views import CONTEXT
 
     _views(name, out, model, data, CONTEXT, as_json)
@@ -562,7 +584,7 @@ def bench_robustness(
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What bad masks and other prompts cost: eroded, dilated, shifted, box, point; GrabCut's; boxes drawn."""
+    """What bad masks, other prompts (box, point, GrabCut's mask, a drawn box) and more regions, 2 to 100, cost."""
     from gar.bench.views import ROBUSTNESS
 
     _views(name, out, model, data, ROBUSTNESS, as_json)
@@ -577,6 +599,34 @@ def bench_report(
     from gar.bench.report import read_scored, write_page
 
     write_page([read_scored(run) for run in runs], out)
+
+
+@bench_app.command("export")
+def bench_export(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="To lmms-eval: a benchmark. To inspect: a file of bench score --out.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="lmms-eval|inspect", help="For which other evaluator.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="To lmms-eval: a folder. To inspect: a .json.")],
+    data: _Data = None,
+) -> None:
+    """A benchmark as a task of lmms-eval, or a scored run as a log of inspect_ai."""
+    from gar.bench.catalog import benchmark
+    from gar.bench.export import inspect_log, lmms_task
+    from gar.bench.report import read_scored
+    from gar.bench.task import load
+
+    if to == "inspect":
+        inspect_log(read_scored(Path(what)), out)
+    elif to == "lmms-eval":
+        chosen = benchmark(what)
+        items, folder = load(chosen, data)
+        written = lmms_task(chosen, items, folder, out)
+        if written < len(items):
+            missing = f"{len(items) - written} of {len(items)} items left out: the picture is missing"
+            print(f"gar: {missing}", file=sys.stderr)
+    else:
+        raise ValueError(f"--to {to}: expected lmms-eval or inspect")
 
 
 @bench_app.command("fetch")
@@ -612,6 +662,9 @@ def _views(name: str, out: Path, model: str, data: Path | None, views: Sequence[
         print(json.dumps(found))
     else:
         Console().print(views_table(found))
+        for view, row in found["views"].items():
+            for reason, count in row["left_out"].items():
+                print(f"{view}: {count} items left out: {reason}")
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

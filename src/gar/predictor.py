@@ -31,6 +31,7 @@ from gar.regions import Located, Region, load_image
 from gar.segment import load_segmenter, resolve
 
 OnText = Callable[[str], None]
+ChangeFeatures = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,13 @@ class Predictor:
     Pictures are paths, PIL images or (H, W, 3) uint8 arrays; regions are `Region`s in the upright picture's pixels.
     Keyword arguments called `generation` go to transformers' `generate` (`max_new_tokens`, `num_beams`, ...); by
     default the likeliest token is taken, up to 256 of them.
+
+    Attributes:
+        change_features: for experiments, called with features (T, g, g, D) of tiles and the marks (T, s, s) that they
+            were encoded with; what it gives is read in their place. It has to take each tile by itself.
     """
+
+    change_features: ChangeFeatures | None = None
 
     def __init__(
         self, model: GARForConditionalGeneration, processor: GARProcessor, *, segment: str | None = None, name: str = ""
@@ -194,7 +201,7 @@ class Predictor:
     ) -> Iterator[Answer]:
         pending: list[tuple[Request, Tensor, Located]] = []
         for cut, regions in located:
-            picture = _Picture(self.model, cut)
+            picture = _Picture(self.model, cut, self.change_features)
             for some in _slices(regions, batch_size):
                 requests = [self.processor.describe(cut, region) for region in some]
                 features = picture.encode([request.mask_tiles for request in requests])
@@ -268,7 +275,7 @@ class Scene:
         prefix = processor.prompts.encode_prefix(len(cut.tiles), range(len(regions)), form)
         self._boxes = {k: processor.rel_box(cut, region) for k, region in enumerate(regions)}
         with torch.inference_mode():
-            (features,) = _Picture(model, cut).encode([processor.mark(cut, regions)])
+            (features,) = _Picture(model, cut, predictor.change_features).encode([processor.mark(cut, regions)])
             self._cut = model.model.cut(features, torch.tensor([cut.grid]), [self._boxes])
             ids = torch.tensor([prefix], device=model.device)
             embeds = model.model.embed(ids, features, self._cut, [self._boxes])
@@ -369,8 +376,9 @@ class _Picture:
     Exact: tiles do not attend to each other, and an empty mark adds nothing.
     """
 
-    def __init__(self, model: GARForConditionalGeneration, cut: CutImage):
+    def __init__(self, model: GARForConditionalGeneration, cut: CutImage, change: ChangeFeatures | None = None):
         self._model = model
+        self._change = change
         self._tiles = cut.tiles
         self._plain: dict[int, Tensor] = {}
 
@@ -390,15 +398,13 @@ class _Picture:
     def _run(self, jobs: list[tuple[int, Tensor]]) -> Tensor:
         device, dtype = self._model.device, self._model.dtype
         step = 4 if device.type == "cpu" else 16  # a CPU is fastest on what stays in its caches
-        return torch.cat(
-            [
-                self._model.model.encode(
-                    normalise(self._tiles[[t for t, _ in some]]).to(device, dtype),
-                    torch.stack([mark for _, mark in some]).to(device, dtype),
-                )
-                for some in _slices(jobs, step)
-            ]
-        )
+        encoded = []
+        for some in _slices(jobs, step):
+            marks = torch.stack([mark for _, mark in some]).to(device, dtype)
+            tiles = normalise(self._tiles[[t for t, _ in some]]).to(device, dtype)
+            features = self._model.model.encode(tiles, marks)
+            encoded.append(self._change(features, marks) if self._change else features)
+        return torch.cat(encoded)
 
 
 class _KeptLayer(DynamicLayer):

@@ -1,7 +1,8 @@
 """Can a judge be relied on? Its agreement with another judge, with itself, and its liking of long answers.
 
 A verdict is whatever a judge decided about an item: a letter, True, a rating. None is unscored: such items are left out
-and are missing from an estimate's `n`. Intervals resample pictures. Knows lists of verdicts only.
+and are missing from an estimate's `n`. Intervals resample pictures. Knows lists of verdicts, and scored runs
+(`gar.bench.report`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,78 @@ from typing import Any
 
 import numpy as np
 
+from gar.bench.catalog import benchmark
 from gar.bench.statistics import RESAMPLES, Estimate, mean
+
+
+def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How judges agree on the answers that all of them judged, with each other and with themselves.
+
+    Args:
+        runs: scored runs (`gar.bench.report.read_scored`) of the same answers, each by another judge, or by one that
+            was asked again (`--repeat`).
+
+    Returns:
+        {"benchmark", "n": answers, "left_out": items on which the runs do not hold one and the same answer, "judges":
+        [{"name", "wording", "repeats", "consistency" where it has repeats, "length_bias"}], "pairs": [{"judges":
+        [i, k], "kappa", "length_bias" of k's scores less i's}]}. Bias and pairs are about the first repeat given.
+        Ratings have the squared kappa. Several verdicts on an answer (DLC-Bench) count one by one, but for the bias,
+        which is that of the answer's score.
+
+    Raises:
+        ValueError: two benchmarks; a run without verdicts; the same replies twice; no answer in common.
+    """
+    name = runs[0]["benchmark"]
+    repeats: dict[tuple[str, str], list[int]] = {}
+    for k, run in enumerate(runs):
+        if run["benchmark"] != name:
+            raise ValueError(f"runs of {name} and of {run['benchmark']}: judges are compared on one benchmark")
+        if not any(row.get("verdicts") for row in run["items"]):
+            raise ValueError(f"{run['predictions']} was scored without a judge: give --judge or --verdicts, and --out")
+        mine = repeats.setdefault((run["judge"]["name"], run["judge"]["wording"]), [])
+        if run["judge"] in [runs[other]["judge"] for other in mine]:
+            raise ValueError(f"the same replies of {run['judge']['name']} twice: ask again with `--repeat {len(mine)}`")
+        mine.append(k)
+    by_id = [{row["id"]: row for row in run["items"]} for run in runs]
+    said = {item: {rows[item]["answer"] if item in rows else "" for rows in by_id} for item in by_id[0]}
+    same = [item for item, answers in said.items() if len(answers) == 1 and answers != {""}]
+    if not same:
+        raise ValueError("no answer is the same in all runs: judges are compared on the same answers")
+    judged = [[rows[item] for item in same] for rows in by_id]
+    firsts = [judged[mine[0]] for mine in repeats.values()]
+    judges = []
+    for ((judge, wording), mine), first in zip(repeats.items(), firsts, strict=True):
+        found: dict[str, Any] = {"name": judge, "wording": wording, "repeats": len(mine)}
+        if len(mine) > 1:
+            found["consistency"] = consistency(*_verdicts([judged[k] for k in mine])).json()
+        judges.append(found | {"length_bias": _length_bias([row["value"] for row in first], first)})
+    rated = benchmark(name).rated
+    both = combinations(range(len(firsts)), 2)
+    pairs = [{"judges": [i, k], **_pair(firsts[i], firsts[k], rated)} for i, k in both]
+    return {"benchmark": name, "n": len(same), "left_out": len(said) - len(same), "judges": judges, "pairs": pairs}
+
+
+def _pair(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], rated: bool) -> dict[str, Any]:
+    (one, other), pictures = _verdicts([first, second])
+    values = [(a["value"], b["value"]) for a, b in zip(first, second, strict=True)]
+    apart = [None if a is None or b is None else b - a for a, b in values]
+    return {"kappa": kappa(one, other, pictures, rated).json(), "length_bias": _length_bias(apart, first)}
+
+
+def _verdicts(judged: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[list[Any]], list[Hashable]]:
+    """The verdicts of each run in one row, None where one has none, and the picture of each."""
+    columns: list[list[Any]] = [[] for _ in judged]
+    pictures = []
+    for rows in zip(*judged, strict=True):
+        most = max(len(row["verdicts"]) for row in rows)
+        for column, row in zip(columns, rows, strict=True):
+            column += [*row["verdicts"], *[None] * (most - len(row["verdicts"]))]
+        pictures += [rows[0]["picture"]] * most
+    return columns, pictures
+
+
+def _length_bias(values: Sequence[float | None], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return length_bias(values, [row["answer"] for row in rows], [row["picture"] for row in rows]).json()
 
 
 def kappa(first: Sequence[Any], second: Sequence[Any], pictures: Sequence[Hashable], squared: bool = False) -> Estimate:

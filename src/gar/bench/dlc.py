@@ -95,11 +95,13 @@ Write the letter and the text of one choice, nothing else."""
             return Score(None, answer, f"a reply to each question is needed: {len(replies)} of {1 + len(questions)}")
         read = parse_choice if published else _read_strictly
         recognised = read(replies[0], RECOGNITION)
+        verdicts = [recognised if recognised in (0, 1) else None]
         values: dict[str, list[float | None]] = {"positive": [], "negative": []}
         for question, reply in zip(questions, replies[1:], strict=True):
             choices = [text for text, _ in question["choices"]]
             index = read(reply, choices)
-            value = question["choices"][index][1] if index is not None and index < len(choices) else None
+            verdicts.append(index if index is not None and index < len(choices) else None)
+            value = None if verdicts[-1] is None else question["choices"][verdicts[-1]][1]
             values[question["type"]].append(value if value is None or recognised == 0 else min(0, value))
         parts: dict[str, float] = {}
         for kind, some in values.items():
@@ -110,12 +112,13 @@ Write the letter and the text of one choice, nothing else."""
         parts["unclear"] = sum(value is None for some in values.values() for value in some)
         if recognised not in (0, 1):
             reason = NO_REPLY if replies[0] is None else f"{UNCLEAR}: {replies[0][:80]!r}"
-            return Score(None, answer, reason, parts)
+            return Score(None, answer, reason, parts, verdicts=tuple(verdicts))
         there = [value for some in values.values() for value in some if value is not None]
         if not there:
-            return Score(None, answer, f"{UNCLEAR}: none of {len(questions)}", parts)
+            return Score(None, answer, f"{UNCLEAR}: none of {len(questions)}", parts, verdicts=tuple(verdicts))
         parts["recognised"] = 1 - recognised
-        return Score(sum(there) / len(there), answer, "" if recognised == 0 else "not recognised", parts)
+        explanation = "" if recognised == 0 else "not recognised"
+        return Score(sum(there) / len(there), answer, explanation, parts, verdicts=tuple(verdicts))
 
     def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
         there = [(item, score) for item, score in zip(items, scores, strict=True) if score.value is not None]

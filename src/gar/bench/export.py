@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gar.bench.report import write_json
-from gar.bench.task import Benchmark, Item
+from gar.bench.task import Benchmark, Item, progress
 from gar.bench.views import numbered
 from gar.regions import load_image
 
@@ -108,7 +108,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "pictures").mkdir(parents=True)
     with (unfinished / "items.jsonl").open("w", encoding="utf-8") as file:
-        for number, item in enumerate(there):
+        for number, item in enumerate(progress(there, "drawing regions")):
             shown = f"pictures/{number}.png"
             picture = load_image(folder / item.image)
             numbered(picture, [region.locate(*picture.size) for region in item.regions()]).save(unfinished / shown)

@@ -24,6 +24,7 @@ class Ferret(Benchmark):
     name = "ferret-bench"
     title = "Ferret-Bench, referring description (judged)"
     annotations = "box_refer_caption.json"
+    rated = True
     source = f"{PUBLISHED}/Ferret-Bench"
     files = {
         "annotations/box_refer_caption.json": "87a335dfae3c6e7742c5abd9872931c3dc0401550556eb5daba786543d562d84",
@@ -106,7 +107,8 @@ def rate(answer: str, replies: Sequence[str | None], published: bool) -> Score:
         ratings = parse_ratings(reply) if published else read_two_numbers(reply)
     except ValueError:
         return Score(None, answer, f"{UNCLEAR}: {reply[:80]!r}")
-    return Score(ratings[1], answer, reply.partition("\n")[2].strip(), {"reference": ratings[0]})
+    why, parts = reply.partition("\n")[2].strip(), {"reference": ratings[0]}
+    return Score(ratings[1], answer, why, parts, verdicts=(ratings[1],))
 
 
 def parse_ratings(reply: str) -> tuple[float, float]:

@@ -118,7 +118,8 @@ class _Caption(_GARBench):
         said = reply.strip().rstrip(".").lower()
         if said not in ("true", "false"):
             return Score(None, answer, f"{UNCLEAR}: {reply[:80]!r}")
-        return Score(float(said == "true"), answer, f"the judge says {said}")
+        right = said == "true"
+        return Score(float(right), answer, f"the judge says {said}", verdicts=(right,))
 
     def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
         return {"accuracy": share(scores)}

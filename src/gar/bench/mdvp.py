@@ -26,6 +26,7 @@ class MDVP(Benchmark):
     name = "mdvp-bench"
     title = "MDVP-Bench, detailed captions of boxes in pictures, pages and screenshots (judged)"
     annotations = "mdvp_caption_mask.json"
+    rated = True
     source = f"{PUBLISHED}/MDVP-Bench/annotations"
     files = {annotations: "557172feae3d5ec4f49a929aa51b2fc83909daf39c32c090d25f5edc3ddd1a31"}
     wording = """\

@@ -48,6 +48,7 @@ def scored(
     judge: Judge | None = None,
     text_only: bool = False,
     wording: str | None = None,
+    repeat: int = 0,
     max_regions: int | None = None,
     with_splits: bool = False,
 ) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def scored(
     )
     answers = read_answers(benchmark, predictions, asked)
     pictures = None if text_only else folder
-    scores = evaluate(benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording)
+    scores = evaluate(
+        benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording, repeat=repeat
+    )
     if order == "circular":
         scores, asked = in_every_order(items, scores), items
     found = result(benchmark, asked, scores)
@@ -76,7 +79,10 @@ def scored(
     if len(items) < len(everything):
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
     if judge is not None:
-        found["judge"] = {"name": judge.name, "wording": (wording or benchmark.wording).split("\n")[0]}
+        first_line = (wording or benchmark.wording).split("\n")[0]
+        found["judge"] = {"name": judge.name, "wording": first_line, "repeat": repeat}
+    elif verdicts is not None:
+        found["judge"] = _judge_of(verdicts)
     if with_splits:
         found["splits"] = splits(benchmark, asked, scores)
     rows = [
@@ -94,6 +100,13 @@ def scored(
         for item, score in zip(asked, scores, strict=True)
     ]
     return found | {"predictions": str(predictions), "data": str(folder.absolute()), "items": rows}
+
+
+def _judge_of(verdicts: Path) -> dict[str, Any]:
+    """Who gave stored replies: what our own file says, or a published one itself."""
+    content = read_json(verdicts)
+    kept = content.get("judge") if isinstance(content, dict) else None
+    return kept or {"name": str(verdicts), "wording": "as published", "repeat": 0}
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -117,8 +130,9 @@ def read_scored(path: Path) -> dict[str, Any]:
 def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Two scored runs on the items that both have scores for, over all and by type.
 
-    "difference" is the second's mean value minus the first's, resampled by pictures. Where every value is right or
-    wrong, "mcnemar_p" is the exact chance of so uneven a split of the items that only one has right.
+    "difference" is the second's mean value minus the first's, resampled by pictures; "same_answer" counts items. Where
+    every value is right or wrong, "mcnemar_p" is the exact chance of so uneven a split of the items that only one has
+    right.
 
     Raises:
         ValueError: two benchmarks, or no item in common.
@@ -138,6 +152,7 @@ def _difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str,
     a, b = ([row["value"] for row in side] for side in zip(*pairs, strict=True))
     apart = mean([y - x for x, y in zip(a, b, strict=True)], [row["picture"] for row, _ in pairs])
     found: dict[str, Any] = {"first": sum(a) / len(a), "second": sum(b) / len(b), "difference": apart.json()}
+    found["same_answer"] = sum(x["answer"] == y["answer"] for x, y in pairs)
     if {*a, *b} <= {0.0, 1.0}:
         found["only_first"] = sum(x > y for x, y in zip(a, b, strict=True))
         found["only_second"] = sum(y > x for x, y in zip(a, b, strict=True))
@@ -154,7 +169,8 @@ def by_view(
 ) -> dict[str, Any]:
     """Run a benchmark that needs no judge under each view, score it, and compare it with the first view.
 
-    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view.
+    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view. A view
+    under which the model can be asked nothing (more regions than it has prompts) has only its "left_out", by reason.
 
     Raises:
         ValueError: the benchmark needs a judge (run and score each view by itself then).
@@ -165,14 +181,17 @@ def by_view(
     out.mkdir(parents=True, exist_ok=True)
     predictor = load_predictor()
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
-    runs = []
+    runs: dict[str, dict[str, Any]] = {}
     for view in views:
-        run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
-        runs.append(scored(benchmark, out / f"{view}.jsonl", data=data))
-        write_json(runs[-1], out / f"{view}.json")
-        found["views"][view] = {"scores": runs[-1]["scores"]} | compare(runs[0], runs[-1])
-    rows = zip(*(one["items"] for one in runs), strict=True)
-    by_item = {row[0]["id"]: dict(zip(views, (one["value"] for one in row), strict=True)) for row in rows}
+        left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
+        found["views"][view] = {"left_out": left_out}
+        if runs and left_out.total() == len(items):
+            continue
+        runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data)
+        write_json(runs[view], out / f"{view}.json")
+        found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
+    rows = zip(*(one["items"] for one in runs.values()), strict=True)
+    by_item = {row[0]["id"]: dict(zip(runs, (one["value"] for one in row), strict=True)) for row in rows}
     write_json(by_item, out / "items.json")
     return found
 
@@ -210,19 +229,44 @@ def comparison_table(found: dict[str, Any]) -> Table:
     return shown
 
 
+def agreement_tables(found: dict[str, Any]) -> list[Table]:
+    """`gar.bench.agreement.agreement` for people: the judges, and every two of them."""
+    judges = Table("", "judge", "asked", "agrees with itself", "95 %", "n", "length bias", "95 %", "n")
+    judges.title = f"{found['benchmark']}, {found['n']} answers"
+    for number, row in enumerate(found["judges"]):
+        same = _cells(row["consistency"]) if "consistency" in row else ("", "", "")
+        who = f"{row['name']}, {row['wording']}"
+        judges.add_row(f"{number}", who, str(row["repeats"]), *same, *_cells(row["length_bias"]))
+    pairs = Table("judges", "kappa", "95 %", "n", "length bias of the difference", "95 %", "n")
+    for row in found["pairs"]:
+        pairs.add_row(" and ".join(map(str, row["judges"])), *_cells(row["kappa"]), *_cells(row["length_bias"]))
+    return [judges, pairs] if found["pairs"] else [judges]
+
+
 def views_table(found: dict[str, Any]) -> Table:
-    """`by_view` for people: each type's score under each view; a star where it differs from the first (p < .05)."""
-    views = found["views"]
-    shown = Table("", "n", *views, title=f"{found['benchmark']}, {found['model']}")
-    shown.columns[0].no_wrap = True
-    for name, first in next(iter(views.values()))["runs"].items():
-        cells = []
-        for view in views.values():
-            row = view["runs"].get(name)
+    """`by_view` for people: under each view the share of answers that are the first view's, and each type's score, with
+    a star where it differs from the first (p < .05)."""
+    first = next(iter(found["views"].values()))["runs"]
+    shown = Table(title=f"{found['benchmark']}, {found['model']}, {first['all']['difference']['n']} items")
+    shown.add_column("", no_wrap=True)
+    shown.add_column("same", no_wrap=True)
+    for kind in first:
+        shown.add_column(kind, overflow="fold")  # eight types are to fit into 80 letters
+    for name, view in found["views"].items():
+        runs = view.get("runs")
+        if runs is None:
+            shown.add_row(name)
+            continue
+        cells = [_short(runs["all"]["same_answer"] / runs["all"]["difference"]["n"])]
+        for row in map(runs.get, first):
             star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
-            cells.append(f"{_number(row['second'])}{star}" if row else "")
-        shown.add_row(name, str(first["difference"]["n"]), *cells)
+            cells.append(_short(row["second"]) + star if row else "")
+        shown.add_row(name, *cells)
     return shown
+
+
+def _short(x: float) -> str:
+    return f"{x:.2f}".removeprefix("0")
 
 
 def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:

@@ -13,9 +13,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gar.bench.rivals import Rival
     from gar.predictor import Predictor
 
+T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
 ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
@@ -69,6 +71,7 @@ class Score:
         that such items are counted under.
     parts: further figures of the item, by name.
     replies: what the judge said, or None where it gave no reply.
+    verdicts: what it decided by that (a choice, True, a rating), each None where it is not clear; empty where none is.
     """
 
     value: float | None
@@ -76,6 +79,7 @@ class Score:
     explanation: str = ""
     parts: dict[str, float] = field(default_factory=dict)
     replies: tuple[str | None, ...] = ()
+    verdicts: tuple[Any, ...] = ()
 
 
 class Benchmark:
@@ -86,6 +90,8 @@ class Benchmark:
     annotations: str
     """The file that marks the folder of the published data, and holds the items."""
     judged = True
+    rated = False
+    """A judge's verdicts are ratings, of which neighbours are nearly the same."""
     wording = ""
     """The judge's question with `$fields` (`string.Template`), in our own words; its first line is its version."""
     self_contained = False
@@ -239,6 +245,7 @@ def evaluate(
     judge: Judge | None = None,
     folder: Path | None = None,
     wording: str | None = None,
+    repeat: int = 0,
 ) -> list[Score]:
     """The score of each item, in order.
 
@@ -246,6 +253,7 @@ def evaluate(
         verdicts: a published file of a judge's replies, instead of a judge.
         folder: of the pictures for the judge; None sends it none.
         wording: the judge's question, instead of the benchmark's own.
+        repeat: asked with another number, the judge answers anew; see `gar.bench.judges.Question`.
 
     Raises:
         ValueError: the benchmark needs a judge or verdicts; the verdicts are not of this benchmark.
@@ -264,7 +272,7 @@ def evaluate(
             if wrong := [reply for reply in said if not isinstance(reply, str | None)]:
                 raise ValueError(f"{verdicts}: the verdict on {name} is {wrong[0]!r}, expected a text")
     elif judge is not None:
-        replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder)
+        replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder, repeat)
     elif benchmark.judged:
         raise ValueError(
             f"{benchmark.name} needs a judge: give --judge URL --judge-model ID, or stored replies with --verdicts FILE"
@@ -291,6 +299,7 @@ def _ask(
     judge: Judge,
     wording: str,
     folder: Path | None,
+    repeat: int,
 ) -> tuple[dict[str, list[str | None] | str], dict[str, str]]:
     """A judge's replies by item, and the errors of those questions that it did not answer."""
     asked: list[str] = []
@@ -300,7 +309,7 @@ def _ask(
             if item.id in answers:
                 for question in benchmark.questions(item, answers[item.id], wording, folder):
                     asked.append(item.id)
-                    yield question
+                    yield question._replace(repeat=repeat)
 
     found = dict(ask_all(judge, questions()))
     replies: dict[str, list[str | None] | str] = {}
@@ -414,7 +423,8 @@ def run(
         out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
-            first ones are marked, the others stay names in the text that mean nothing.
+            first ones are marked, the others stay names in the text that mean nothing. An item to which a view adds
+            more than that is left out either way.
         order: of the choices, see `ordered`.
 
     Returns:
@@ -424,12 +434,19 @@ def run(
         ValueError: no picture is there; the file is of another run.
     """
     from gar.bench.rivals import Rival
-    from gar.bench.views import VIEWS
+    from gar.bench.views import CROWDED, FEATURE_VIEWS, VIEWS
 
     if view not in VIEWS:
         raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
     if many_regions not in ("left-out", "as-published"):
         raise ValueError(f"--many-regions {many_regions}: expected left-out or as-published")
+    if view in CROWDED and any(item.question is None for item in items):
+        raise ValueError(f"--view {view}: {benchmark.name} has its regions described, each marked by itself")
+    if view in FEATURE_VIEWS:
+        if isinstance(predictor, Rival):
+            raise ValueError(f"--view {view} changes the model's features, which no endpoint gives: take gray or blur")
+        predictor = copy(predictor)
+        predictor.change_features = FEATURE_VIEWS[view]
     there = [item for item in items if item.image and (folder / item.image).is_file()]
     if not there:
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
@@ -441,7 +458,7 @@ def run(
     left_out = Counter({"the picture is missing": len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     with out.open("a", encoding="utf-8") as file:
-        for group in _progress(_groups(asked, batch_size)):
+        for group in progress(_groups(asked, batch_size), "asking"):
             for item, line in _answer(predictor, group, done, folder, VIEWS[view], most, many_regions, max_new_tokens):
                 file.write(json.dumps({"id": item.id, **line}) + "\n")
                 file.flush()
@@ -481,11 +498,13 @@ def _answer(
                 yield item, _line(together([answer.text for answer in mine]), confidence)
         return
     regions = group[0].regions()
-    if len(regions) > most and many_regions == "left-out":
+    if len(regions) > most and many_regions == "as-published":
+        regions = regions[: int(most)]
+    picture, regions = view(load_image(folder / group[0].image), regions)
+    if len(regions) > most:
         yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in todo)
         return
-    some = regions if len(regions) <= most else regions[: int(most)]
-    scene = predictor.open(*view(load_image(folder / group[0].image), some))
+    scene = predictor.open(picture, regions)
     for item in todo:
         question, choices = unmarked(item.question or "", most), [unmarked(choice, most) for choice in item.choices]
         try:
@@ -545,8 +564,9 @@ def _resume(out: Path, header: dict[str, Any]) -> set[str]:
     return {json.loads(line)["id"] for line in lines[1:]}
 
 
-def _progress(groups: Sequence[list[Item]]) -> Iterable[list[Item]]:
+def progress(things: Sequence[T], what: str) -> Iterable[T]:
+    """The same things, with a bar on stderr where that is a terminal."""
     from rich.console import Console
     from rich.progress import track
 
-    return track(groups, "asking", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    return track(things, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())

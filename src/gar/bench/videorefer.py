@@ -1,7 +1,8 @@
 """VideoRefer-Bench: questions (Q, multiple choice) and descriptions (D, judged) about objects of videos.
 
-Predictions are scored whatever made them. A model is run on Q in the benchmark's single-frame mode, for its videos are
-folders of frames; those of D are films, of which this file reads no frame.
+Predictions are scored whatever made them. A model is run in the benchmark's single-frame mode: it sees the one frame
+that has the masks, as a picture. The videos of Q are folders of frames; those of D are films, whose frames have to lie
+in folders of their names ("film.mp4": "film/00057.jpg", counted from 0).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class VideoReferQ(Choices):
     def items(self, path: Path) -> list[Item]:
         found = []
         for index, row in enumerate(read_json(path)):
-            frame, numbers = row["frame_idx"], count()
+            (image, masks), numbers = _frame(row), count()
             marked = re.sub(r"(?:<object\d+>\s*)?<region>", lambda _, k=numbers: f"<Prompt{next(k)}>", row["Question"])
             found.append(
                 Item(
                     str(row.get("id", index)),
-                    f"{row['video']}/{int(frame):05}.jpg",
-                    tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one),
+                    image,
+                    masks,
                     marked,
                     tuple(f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]),
                     row["type"],
@@ -54,6 +55,13 @@ class VideoReferQ(Choices):
         return super().score(item, letter_of(answer), replies, published)
 
 
+def _frame(row: dict[str, Any]) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The frame that has the masks, and these."""
+    frame = str(row["frame_idx"])
+    masks = tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one)
+    return f"{row['video'].removesuffix('.mp4')}/{int(frame):05}.jpg", masks
+
+
 def letter_of(text: str) -> str:
     """The letter in an answer, as the published script reads it: "(B) ...", then "B)", then the first character."""
     match = re.search(r"\(([A-Z])\)", text) or re.search(r"([A-Z])\)", text)
@@ -64,6 +72,7 @@ class VideoReferD(Benchmark):
     name = "videorefer-bench-d"
     title = "VideoRefer-Bench-D, descriptions of objects of a video (judged)"
     annotations = "VideoRefer-Bench-D.json"
+    rated = True
     wording = """\
 [videorefer-bench-d, wording 1]
 An object of a video was described by a person, who is right, and by a model.
@@ -79,7 +88,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
 
     def items(self, path: Path) -> list[Item]:
         return [
-            Item(str(row.get("id", index)), "", (), picture=row["video"], truth=row["caption"])
+            Item(str(row.get("id", index)), *_frame(row), picture=row["video"], truth=row["caption"])
             for index, row in enumerate(read_json(path))
         ]
 
@@ -106,7 +115,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
         parts = {name: rated[name] for name in ASPECTS if _is_rating(rated.get(name))}
         if len(parts) < len(ASPECTS):
             return Score(None, answer, f"{UNCLEAR}: {reply[:80]!r}")
-        return Score(sum(parts.values()) / len(ASPECTS), answer, "", parts)
+        return Score(sum(parts.values()) / len(ASPECTS), answer, "", parts, verdicts=tuple(parts.values()))
 
     def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
         aspects = {name: average(items, [score.parts.get(name) for score in scores]) for name in ASPECTS}

@@ -1,12 +1,13 @@
 """Ways to show a picture and its regions to a model or a judge: as they are, with something hidden, moved or redrawn.
 
-A view takes an upright RGB picture and its regions, and returns both as they shall be shown. Knows pixels and masks;
-knows no model and no benchmark.
+A view takes an upright RGB picture and its regions, and returns both as they shall be shown. One of `FEATURE_VIEWS`
+leaves them alone, and changes the model's features of them. Knows pixels, masks and features; knows no benchmark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -14,12 +15,16 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from gar.regions import Located, Region
 from gar.segment import load_segmenter, resolve
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Shown = tuple[Image.Image, list[Region]]
 View = Callable[[Image.Image, Sequence[Region]], Shown]
 
 GRAY = (128, 128, 128)
 SMALLEST_CROP = 56  # pixels a side, before the surroundings are added
 SHIFT = 0.1  # of a region's width and height
+FURTHER = 0.05, 0.2  # of the picture's width and height, the sides of regions that nobody asks about
 
 
 def as_is(picture: Image.Image, regions: Sequence[Region]) -> Shown:
@@ -37,13 +42,21 @@ def _outside(hidden: Callable[[Image.Image], Image.Image]) -> View:
     return view
 
 
-def _mean(picture: Image.Image) -> Image.Image:
-    color = np.asarray(picture).reshape(-1, 3).mean(0).round().astype(int)
-    return Image.new("RGB", picture.size, tuple(color.tolist()))
-
-
 def _blurred(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 20))
+
+
+def mean_outside(features: Tensor, marks: Tensor) -> Tensor:
+    """Features (T, g, g, D) with the mean of its tile in each cell that no region reaches.
+
+    Args:
+        marks: (T, s, s), 1 in any region.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    reached = F.adaptive_max_pool2d(marks[:, None].float(), features.shape[1:3])[:, 0, :, :, None] > 0
+    return torch.where(reached, features, features.mean((1, 2), keepdim=True))
 
 
 def unmarked(picture: Image.Image, regions: Sequence[Region]) -> Shown:
@@ -123,6 +136,28 @@ def points(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     return picture, clicks
 
 
+def _crowded(count: int) -> View:
+    """Further regions marked after the given ones, until there are `count`.
+
+    Boxes of random sides, whose centres lie at random pixels outside of the given regions, or anywhere where those fill
+    the picture. Always the same for one picture and regions, and the first of them are those of a lower count.
+    """
+
+    def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+        asked = np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+        free = np.flatnonzero(~asked) if not asked.all() else np.arange(asked.size)
+        rng = np.random.default_rng(int(asked.sum()))
+        further = []
+        for _ in range(count - len(regions)):
+            y, x = divmod(int(rng.choice(free)), picture.width)
+            width, height = (max(1, round(side * rng.uniform(*FURTHER))) for side in picture.size)
+            left, top = max(x - width // 2, 0), max(y - height // 2, 0)
+            further.append(Region.box(left, top, min(left + width, picture.width), min(top + height, picture.height)))
+        return picture, [*regions, *further]
+
+    return view
+
+
 def drawn(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     """Each region a numbered box drawn on the picture, and no mark beside that: each is the whole picture."""
     return unmarked(numbered(picture, [region.locate(*picture.size) for region in regions]), regions)
@@ -145,7 +180,7 @@ VIEWS: dict[str, View] = {
     "as-is": as_is,
     "gray": _outside(lambda picture: Image.new("RGB", picture.size, GRAY)),
     "blur": _outside(_blurred),
-    "mean": _outside(_mean),
+    "mean-feature": as_is,
     "flipped": _outside(ImageOps.mirror),  # a world as likely as the true one, and wrong
     "unmarked": unmarked,
     "blind": blind,
@@ -156,9 +191,12 @@ VIEWS: dict[str, View] = {
     "box": _reshaped(_boxed),
     "point": points,
     "drawn": drawn,
+    **{f"{count}-regions": _crowded(count) for count in (2, 5, 10, 20, 50, 100)},
 }
-CONTEXT = ("as-is", "gray", "blur", "mean", "flipped", "unmarked", "blind")
-ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn")
+FEATURE_VIEWS = {"mean-feature": mean_outside}
+CROWDED = tuple(name for name in VIEWS if name.endswith("-regions"))
+CONTEXT = ("as-is", "gray", "blur", "mean-feature", "flipped", "5-regions", "unmarked", "blind")
+ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn", *CROWDED)
 
 
 def focal_crop(picture: Image.Image, region: Located) -> tuple[Image.Image, Image.Image]:
