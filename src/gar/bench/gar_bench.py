@@ -54,13 +54,16 @@ class Choices(Benchmark):
 
 
 class _GARBench(Benchmark):
-    """What the three parts share: a list of objects that predictions repeat and extend by "model_output"."""
+    """What the three parts share: a list of objects that predictions repeat and extend by "model_output".
+
+    An item is named by its index; one that `gar bench build` made has an "id" of its own.
+    """
 
     self_contained = True
     source = f"{PUBLISHED}/GAR-Bench/annotations"
 
     def items(self, path: Path) -> list[Item]:
-        return [self._item(str(index), row) for index, row in enumerate(read_json(path))]
+        return [self._item(row.get("id", str(index)), row) for index, row in enumerate(read_json(path))]
 
     def _item(self, index: str, row: dict[str, Any]) -> Item:
         raise NotImplementedError

@@ -179,10 +179,11 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, or the list of a JSON Lines file's lines."""
+    """A JSON file, or the list of a JSON Lines file's lines (of one that is named so, even where there is only one)."""
     text = path.read_text(encoding="utf-8")
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        return [content] if path.suffix == ".jsonl" and isinstance(content, dict) else content
     except ValueError as error:
         lines = [line for line in text.splitlines() if line.strip()]
         try:
