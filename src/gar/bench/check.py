@@ -25,7 +25,7 @@ from gar.bench.agreement import kappa
 from gar.bench.gar_bench import VQA
 from gar.bench.report import jpeg_url, scored
 from gar.bench.statistics import letter_prior
-from gar.bench.task import Item, ordered, read_json
+from gar.bench.task import Item, read_json, rotated
 from gar.bench.views import points
 from gar.data.sample import replacing
 from gar.regions import Region, load_image
@@ -41,6 +41,7 @@ UNJUDGED = "kept, with answers of under two models"
 UNDECIDED, REJECTED, DISPUTED = "not decided", "rejected", "checkers disagree"
 MENDED = "kept, with another answer"
 REJECT = "reject"
+LETTERS = "ABCDEFGH"
 PAGE_SIDE = 1024  # pixels, of a page's pictures
 
 
@@ -66,12 +67,19 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
 
 def dealt(rows: Sequence[Row]) -> list[Row]:
-    """Items with their letters dealt out, so that each is right as often as any other of its type, and named anew.
+    """Items with their letters dealt out and named anew: each letter is right as often as any other, to one, among the
+    items of a type with as many choices, and where that leaves a choice, in the type and in the file.
 
     The name is that of the content: an item that changes gets another, and no run on the old one is taken for it.
     """
+    seen: Counter[tuple[Any, ...]] = Counter()
     made = []
-    for row, item in zip(rows, ordered([_item(row) for row in rows], "balanced"), strict=True):
+    for row in rows:
+        item, options = _item(row), len(row["choices"])
+        kinds = ((item.type, options), (item.type,), ())
+        letter = min(LETTERS[:options], key=lambda x: [seen[(*kind, x)] for kind in kinds])
+        seen.update((*kind, letter) for kind in kinds)
+        item = rotated(item, (ord(letter) - ord(item.truth)) % options)
         content = [row["image"], row["mask_rles"], row["question"], item.choices]
         name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
         made.append({**row, "choices": [*item.choices], "answer": item.truth, "id": name})

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from gar.bench.check import Row, contents, dealt, progress, write_rows
+from gar.bench.check import LETTERS, Row, contents, dealt, progress, write_rows
 from gar.bench.flags import PUBLISHED_PROMPTS
 from gar.data.annotated import FILE, name_it
 from gar.data.packing import renumber
@@ -33,7 +33,6 @@ MATERIAL_AREA = 0.014  # the same for what a thing is made of, which needs more 
 MAX_OVERLAP = 0.2  # of the smaller of two regions of an item
 SEEN = 0.5  # the share of a thing that must be in view, where that is known; of one that the frame cuts, more:
 SEEN_CUT = 0.75
-LETTERS = "ABCDEF"
 
 
 # --- Scene graphs -----------------------------------------------------------------------------------------------------

@@ -347,12 +347,12 @@ def ordered(items: Sequence[Item], order: str) -> list[Item]:
     """
     if order == "circular":
         return [
-            replace(_rotated(item, places), id=f"{item.id}@{places}")
+            replace(rotated(item, places), id=f"{item.id}@{places}")
             for item in items
             for places in range(max(len(item.choices), 1))
         ]
     if order == "balanced":
-        return [_rotated(item, places) for item, places in zip(items, balance(items), strict=True)]
+        return [rotated(item, places) for item, places in zip(items, balance(items), strict=True)]
     if order not in ORDERS:
         raise ValueError(f"--order {order}: expected one of {', '.join(ORDERS)}")
     return list(items)
@@ -371,7 +371,7 @@ def balance(items: Sequence[Item]) -> list[int]:
     return places
 
 
-def _rotated(item: Item, places: int) -> Item:
+def rotated(item: Item, places: int) -> Item:
     """The item with its choices moved on by so many places, the last ones to the front."""
     if not item.choices:
         return item
