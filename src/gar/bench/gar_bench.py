@@ -69,8 +69,8 @@ class _GARBench(Benchmark):
         raise NotImplementedError
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        by_image = {row["image"]: row["model_output"] for row in rows}
-        return {item.id: by_image[item.image] for item in items if item.image in by_image}
+        said = {row.get("id", row["image"]): row["model_output"] for row in rows}
+        return {item.id: said[key] for item in items for key in (item.id, item.image) if key in said}
 
 
 class VQA(_GARBench, Choices):
