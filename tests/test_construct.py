@@ -18,7 +18,7 @@ from PIL import Image
 from small_benchmarks import FakePredictor
 
 from gar.bench.catalog import benchmark
-from gar.bench.construct import _false_clause, scene_graph
+from gar.bench.construct import _EXCLUDED, _false_clause, scene_graph
 from gar.bench.task import load, read_answers, run
 from gar.cli import main
 from gar.data.folder import write_jsonl
@@ -117,7 +117,8 @@ def write_run(path: Path, rows: list[dict[str, Any]], answers: dict[str, str]) -
 def test_candidates_are_items_that_run_and_score_read_at_once(built: Path, tmp_path: Path):
     items, folder = load(benchmark("vqa"), built)
     assert len(items) == 80 and {item.id for item in items} == {row["id"] for row in rows_of(built)}
-    assert not run(benchmark("vqa"), items, folder, FakePredictor(), tmp_path / "run.jsonl")  # nothing left out
+    predictor: Any = FakePredictor()
+    assert not run(benchmark("vqa"), items, folder, predictor, tmp_path / "run.jsonl")  # nothing left out
     command = ["bench", "score", "vqa", "--predictions", str(tmp_path / "run.jsonl"), "--data", str(built)]
     assert main([*command, "--out", str(tmp_path / "scored.json"), "--json"]) == 0
     assert json.loads((tmp_path / "scored.json").read_text())["unscored"] == {}
@@ -185,7 +186,8 @@ def test_the_right_option_is_what_the_graph_says_and_the_wrong_ones_are_not(buil
             assert right in true and not true & {*wrong}
         else:
             held = {f"<{i}> is {word} <{j}>" for i, word, j in facts["relations"]}
-            held |= {"<5> is next to <4>", "<4> is beside <5>", "<5> is beside <4>"}
+            held = {text.replace("inside", "in").replace("next to", "beside") for text in held}
+            assert "<5> is beside <4>" not in (right, *wrong), "as true as the other way round"
             assert {*right.removesuffix(".").split(", and ")} <= held
             assert all(not {*text.removesuffix(".").split(", and ")} <= held for text in wrong)
         assert len({choice[3:] for choice in row["choices"]}) == len(row["choices"])
@@ -250,6 +252,10 @@ def test_scene_graphs_of_psg_give_relations_and_positions(tmp_path: Path):
     assert {*right.removesuffix(".").split(", and ")} <= held
     assert all(not {*text.removesuffix(".").split(", and ")} <= held for text in wrong)
     assert 4 not in rows["position"]["built"]["regions"], "the ground is no place"
+
+
+def test_words_that_exclude_each_other_do_so_both_ways_round():
+    assert all(word in _EXCLUDED[other] for word in _EXCLUDED for other in _EXCLUDED[word] if word != "driving")
 
 
 def test_a_false_clause_is_none_that_the_graph_holds():

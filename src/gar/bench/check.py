@@ -280,8 +280,8 @@ def collect(path: Path, decisions: Sequence[Path], out: Path) -> dict[str, Any]:
     pictures = [_item(row).picture for row in rows]
     agreement = {}
     for first, second in combinations(checkers, 2):
-        verdicts = [[_verdict(checkers[name], row) for row in rows] for name in (first, second)]
-        agreement[f"{first} and {second}"] = kappa(*verdicts, pictures).json()
+        one, other = ([_verdict(checkers[name], row) for row in rows] for name in (first, second))
+        agreement[f"{first} and {second}"] = kappa(one, other, pictures).json()
     return found | {"agreement": agreement}
 
 

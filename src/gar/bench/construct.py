@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import chain, combinations, permutations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -94,6 +94,7 @@ def scene_graph(sample: Sample, min_area: float = MIN_AREA) -> Graph:
 
 
 def _read_graph(sample: Sample, min_area: float) -> Graph:
+    things: Any
     things, relations = sample.meta.get("things"), sample.meta.get("relations", [])
     if things is None:
         said = {turn.question: turn.answer for turn in sample.turns if turn.type == "name"}
@@ -115,7 +116,7 @@ def _read_graph(sample: Sample, min_area: float) -> Graph:
         share = found.area / (width * height)
         if share >= min_area and facts.get("visible", 1) >= (SEEN_CUT if facts.get("clipped") else SEEN):
             nodes[k] = Node(found.rle(), found.box, share, facts)
-    there = [(i, word, j) for i, word, j in relations if i in nodes and j in nodes and i != j]
+    there = [(i, _SYNONYMS.get(word, word), j) for i, word, j in relations if {i, j} <= {*nodes} and i != j]
     return Graph((width, height), nodes, there, sample.meta.get("rows", []))
 
 
@@ -282,41 +283,30 @@ def _row_places(place: int, length: int, rng: Random) -> list[str]:
     return [rng.choice((from_left, from_right))[place], *wrong]
 
 
-# Words for how one region is to another, by what excludes what: a word makes a wrong option only where another one
-# rules it out. People differ on the rest (is it "on" the bowl or "in" it?), and annotators name one relation of many.
+# Words for how one region is to another, by what excludes what. A word makes a wrong option only where the right one
+# rules it out, either way round; people differ on the rest (is it "on" the bowl or "in" it?), and annotators name one
+# relation of many. Two words exclude each other: were only one of them ever wrong beside the other, it would be known.
+_SYNONYMS = {"inside": "in", "next to": "beside"}
 _POSTURES = (
     *("standing on", "sitting on", "lying on", "walking on", "running on", "climbing", "jumping over", "flying over"),
     *("parked on", "driving on", "falling off"),
 )
 _MOVES = ("entering", "exiting", "crossing", "going down", "jumping from")
 _DEEDS = ("wearing", "riding", "chasing", "kicking", "pulling", "eating", "cleaning")
-_SAFE_DEEDS = _DEEDS[:3]  # hardly true together with any other deed
-_INSTEAD: dict[str, tuple[str, ...]] = {
-    **{word: group for group in (_POSTURES, _MOVES, _DEEDS) for word in group},
-    "on": ("under", "inside", "beside"),
-    "on back of": ("under", "beside", "in front of"),
-    "in": ("under", "hanging from", "leaning on"),
-    "inside": ("under", "hanging from", "leaning on"),
-    "over": ("under", "inside", "leaning on"),
-    "under": ("on", "inside", "hanging from"),
-    "in front of": ("behind", "inside", "under"),
-    "behind": ("in front of", "inside", "on"),
-    "beside": ("on", "inside", "under"),
-    "next to": ("on", "inside", "under"),
-    "leaning on": ("under", "inside", "hanging from"),
-    "hanging from": ("leaning on", "lying on", "standing on"),
-    "attached to": ("lying on", "leaning on", "falling off"),
-    "painted on": ("hanging from", "leaning on", "lying on"),
-    "enclosing": ("under", "inside", "hanging from"),
-    "driving": ("wearing", "chasing", "pulling"),
-}
-_EITHER_WAY = {"beside", "next to", "attached to", "kissing", "talking to", "playing with", "touching", "looking at"}
-_OPPOSITES = {
-    *permutations(("in front of", "behind")),
-    *permutations(("on", "under")),
-    *permutations(("over", "under")),
-}
-_OPPOSITES |= {("inside", "enclosing"), ("in", "enclosing"), ("enclosing", "inside"), ("enclosing", "in")}
+_PLACES = (
+    *(("on", "beside"), ("on", "in front of"), ("on", "behind"), ("on back of", "beside"), ("over", "beside")),
+    *(("in", "leaning on"), ("in", "hanging from"), ("in", "in front of"), ("in", "behind"), ("in", "over")),
+    *(("under", "beside"), ("under", "in"), ("under", "leaning on"), ("over", "leaning on"), ("enclosing", "beside")),
+    *(("hanging from", "beside"), ("hanging from", "leaning on"), ("painted on", "leaning on"), ("enclosing", "over")),
+    *(("attached to", "leaning on"), ("attached to", "over"), ("painted on", "hanging from")),
+)
+_EXCLUDED: dict[str, list[str]] = {}
+for _one, _other in chain(_PLACES, *(combinations(group, 2) for group in (_POSTURES, _MOVES, _DEEDS))):
+    _EXCLUDED.setdefault(_one, []).append(_other)
+    _EXCLUDED.setdefault(_other, []).append(_one)
+_EXCLUDED["driving"] = ["wearing", "chasing"]
+_OTHER_DEEDS = ["wearing", "riding", "chasing"]  # hardly true together with any deed that is not listed
+_EITHER_WAY = {"beside", "attached to", "kissing", "talking to", "playing with", "touching", "looking at"}
 
 
 def relations(graph: Graph, rng: Random) -> Iterator[Draft]:
@@ -355,16 +345,22 @@ def _fit_together(clauses: Sequence[tuple[int, str, int]]) -> bool:
 
 
 def _wrong_clauses(graph: Graph, clause: tuple[int, str, int], rng: Random) -> list[tuple[int, str, int]]:
-    """Up to three clauses of the same two regions that the right one rules out."""
+    """The other clauses of the same two regions with the right word or one that it excludes, both ways round: the same
+    options as if another of them were right."""
     i, word, j = clause
-    words = [w for w in _shuffled(_INSTEAD.get(word, _SAFE_DEEDS), rng) if w != word]
-    words = [w for w in words if not {(i, w, j), (j, w, i)} & {*graph.relations}]
-    if word in _EITHER_WAY or (j, word, i) in graph.relations:
-        return [(i, w, j) for w in words[:3]]
-    turned = [w for w in words if w not in _EITHER_WAY and (word, w) not in _OPPOSITES]
-    if turned:  # both words both ways round, each as often
-        return [(j, word, i), (i, turned[0], j), (j, turned[0], i)]
-    return [(j, word, i), *((i, w, j) for w in words[:2])]
+    others = [other for other in _EXCLUDED.get(word, _OTHER_DEEDS) if not _held(graph, i, other, j)]
+    if word in _EITHER_WAY:
+        others = [other for other in others if other not in _EITHER_WAY]
+    made = [] if word in _EITHER_WAY or (j, word, i) in graph.relations else [(j, word, i)]
+    if others:
+        other = rng.choice(others)
+        ways = _shuffled([(i, other, j), (j, other, i)], rng)
+        made += ways[:1] if other in _EITHER_WAY else ways
+    return made
+
+
+def _held(graph: Graph, i: int, word: str, j: int) -> bool:
+    return (i, word, j) in graph.relations or (j, word, i) in graph.relations
 
 
 def _false_clause(
@@ -373,9 +369,8 @@ def _false_clause(
     """A clause in the place of another that is false of these regions; deeds may be given to another doer."""
     i, word, j = clause
     made = _wrong_clauses(graph, clause, rng)
-    if word not in _INSTEAD or word in _DEEDS:
-        others = [k for k in ids if k not in (i, j)]
-        made += [(k, word, j) for k in others if not {(k, word, j), (j, word, k)} & {*graph.relations}]
+    if word not in _EXCLUDED or word in _DEEDS:
+        made += [(k, word, j) for k in ids if k not in (i, j) and not _held(graph, k, word, j)]
     return rng.choice(made) if made else None
 
 
