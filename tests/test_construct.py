@@ -496,9 +496,9 @@ def test_letters_of_the_final_file_are_dealt_out_anew(built: Path, tmp_path: Pat
     chosen = [row for row in rows if row["answer"] == "A" and len(row["choices"]) == 4]
     ann = decisions(tmp_path / "1.json", "Ann", {row["id"]: {"decision": "keep"} for row in chosen})
     out = tmp_path / "final.jsonl"
-    shutil.copytree(built.parent / "images", tmp_path / "images")
     assert main(["bench", "build", "collect", str(built), str(ann), "--out", str(out)]) == 0
     final = rows_of(out)
+    assert (tmp_path / final[0]["image"]).read_bytes() == (built.parent / final[0]["image"]).read_bytes()
     assert len(final) == len(chosen) and len({row["answer"] for row in final}) > 1
     assert all((row["id"] == row["built"]["candidate"]) == (row["answer"] == "A") for row in final)
     for row, before in zip(final, chosen, strict=True):
@@ -530,3 +530,4 @@ def test_a_checker_counts_once(built: Path, tmp_path: Path, capsys: pytest.Captu
     files = [decisions(tmp_path / f"{k}.json", "Ann", {}) for k in range(2)]
     said = fails(capsys, "bench", "build", "collect", built, *files, "--out", tmp_path / "final.jsonl")
     assert "a second file of the checker 'Ann'" in said
+    assert "give another name" in fails(capsys, "bench", "build", "collect", built, files[0], "--out", built)

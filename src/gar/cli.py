@@ -404,7 +404,7 @@ build_app = typer.Typer(help="Build a benchmark: from scene graphs to checked it
 bench_app.add_typer(build_app, name="build")
 _Items = Annotated[Path, typer.Argument(metavar="ITEMS", help="A file of the step before, in GAR-Bench's form.")]
 _ItemsOut = Annotated[
-    Path, typer.Option("--out", metavar="FILE.jsonl", help="The items; what is dropped goes to FILE.dropped.jsonl.")
+    Path, typer.Option("--out", metavar="FILE.jsonl", help="What is kept; what is dropped goes to FILE.dropped.jsonl.")
 ]
 
 
@@ -412,7 +412,9 @@ _ItemsOut = Annotated[
 def build_candidates(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Records with scene graphs: PSG, rendered scenes, ...")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The items; pictures go to images/ beside.")],
-    pictures: Annotated[Path | None, typer.Option("--pictures", metavar="DIR", help="What names are from.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", metavar="DIR", help="Of the pictures, where it is another.")
+    ] = None,
     num: Annotated[int | None, typer.Option("--num", min=1, help="Items, at most.")] = None,
     per_picture: Annotated[int, typer.Option("--per-picture", min=1, help="Items of one picture, at most.")] = 2,
     min_area: Annotated[

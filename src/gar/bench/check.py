@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -128,9 +129,12 @@ def _item(row: Row) -> Item:
 
 
 class _Sorting:
-    """Items that are kept and dropped, and why."""
+    """Items of a file that are kept and dropped, and why. Raises ValueError where `out` would overwrite the file."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, out: Path) -> None:
+        if path.resolve() == out.resolve():
+            raise ValueError(f"{out} is the file of the items: give another name, so that it stays")
+        self.path, self.out = path, out
         self.kept: list[Row] = []
         self.dropped: list[Row] = []
         self.reasons: Counter[tuple[str, str]] = Counter()
@@ -143,10 +147,15 @@ class _Sorting:
         self.dropped.append(row | {"dropped": reason})
         self.reasons[reason, row["type"]] += 1
 
-    def write(self, out: Path) -> dict[str, Any]:
-        """Write what is kept, and beside it what is not; gives the account of both."""
-        write_rows(self.kept, out)
-        write_rows(self.dropped, out.with_suffix(".dropped.jsonl"))
+    def write(self) -> dict[str, Any]:
+        """Write what is kept, beside it what is not, and pictures that are not there; gives the account of both."""
+        write_rows(self.kept, self.out)
+        write_rows(self.dropped, self.out.with_suffix(".dropped.jsonl"))
+        for row in (*self.kept, *self.dropped):
+            here, there = (file.parent / row["image"] for file in (self.path, self.out))
+            if here.is_file() and not there.exists() and there.resolve().is_relative_to(self.out.parent.resolve()):
+                with replacing(there) as temporary:
+                    shutil.copyfile(here, temporary)
         by_reason: dict[str, dict[str, int]] = {}
         for (reason, kind), count in sorted(self.reasons.items()):
             by_reason.setdefault(reason, {})[kind] = count
@@ -169,13 +178,13 @@ def filtered(path: Path, runs: Sequence[Path], out: Path) -> dict[str, Any]:
         The contents of the file, and what was dropped or not judged, by reason and type.
 
     Raises:
-        ValueError: under two runs, or a run of something else.
+        ValueError: under two runs, a run of something else, or `out` is `path`.
     """
     if len(runs) < 2 or len({run.stem for run in runs}) < len(runs):
         raise ValueError(f"{len(runs)} run(s): give those of two models or more, in files of different names")
     rows = read_rows(path)
     marks = {run.stem: {one["id"]: one for one in scored(VQA(), run, data=path)["items"]} for run in runs}
-    sorting = _Sorting()
+    sorting = _Sorting(path, out)
     for row in rows:
         mine = {name: found[row["id"]] for name, found in marks.items() if found[row["id"]]["value"] is not None}
         answers = {name: one["answer"] for name, one in mine.items()}
@@ -189,7 +198,7 @@ def filtered(path: Path, runs: Sequence[Path], out: Path) -> dict[str, Any]:
             sorting.drop(row, MISKEYED if len({*answers.values()}) == 1 else BROKEN)
         else:
             sorting.keep(row)
-    return sorting.write(out)
+    return sorting.write()
 
 
 # --- People -----------------------------------------------------------------------------------------------------------
@@ -256,11 +265,11 @@ def collect(path: Path, decisions: Sequence[Path], out: Path) -> dict[str, Any]:
         checkers, Cohen's kappa on keeping, rejecting and each other answer.
 
     Raises:
-        ValueError: a file is no page's download, of other items, or a second one of the same checker.
+        ValueError: a file is no page's download, of other items, or a second one of the same checker; `out` is `path`.
     """
     rows = read_rows(path)
     checkers = _read_decisions(decisions, {row["id"]: row for row in rows})
-    sorting = _Sorting()
+    sorting = _Sorting(path, out)
     for row in rows:
         said = {name: ends[row["id"]] for name, ends in checkers.items() if row["id"] in ends}
         votes = Counter(end for end, _ in said.values() if end)
@@ -276,7 +285,7 @@ def collect(path: Path, decisions: Sequence[Path], out: Path) -> dict[str, Any]:
         else:
             sorting.keep(row | {"answer": end}, MENDED if end != row["answer"] else "")
     sorting.kept = dealt(sorting.kept)
-    found = sorting.write(out)
+    found = sorting.write()
     pictures = [_item(row).picture for row in rows]
     agreement = {}
     for first, second in combinations(checkers, 2):
