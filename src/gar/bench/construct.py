@@ -312,8 +312,8 @@ _EITHER_WAY = {"beside", "attached to", "kissing", "talking to", "playing with",
 def relations(graph: Graph, rng: Random) -> Iterator[Draft]:
     """One relation of two regions; and which statement of two or three relations, of three regions or more, is right.
 
-    The options of a statement hold each of its parts as often as what is false in that part's place: who compares the
-    options without looking finds nothing.
+    The options of a statement hold each of its parts as often as what is false in that part's place: the commonest part
+    is not the right one.
     """
     for clause in graph.relations:
         i, word, j = clause
