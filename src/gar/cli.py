@@ -407,6 +407,96 @@ def bench_list() -> None:
         print(f"{one.name:26}  {one.title}")
 
 
+build_app = typer.Typer(help="Build a benchmark: from scene graphs to checked items.", rich_markup_mode=None)
+bench_app.add_typer(build_app, name="build")
+_Items = Annotated[Path, typer.Argument(metavar="ITEMS", help="A file of the step before, in GAR-Bench's form.")]
+_ItemsOut = Annotated[
+    Path, typer.Option("--out", metavar="FILE.jsonl", help="What is kept; what is dropped goes to FILE.dropped.jsonl.")
+]
+
+
+@build_app.command("candidates")
+def build_candidates(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Records with scene graphs: PSG, rendered scenes, ...")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The items; pictures go to images/ beside.")],
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", metavar="DIR", help="Of the pictures, where it is another.")
+    ] = None,
+    num: Annotated[int | None, typer.Option("--num", min=1, help="Items, at most.")] = None,
+    per_picture: Annotated[int, typer.Option("--per-picture", min=1, help="Items of one picture, at most.")] = 2,
+    min_area: Annotated[
+        float, typer.Option("--min-area", min=0, max=1, help="Of a region, as a share of the picture.")
+    ] = 0.005,
+    max_overlap: Annotated[
+        float, typer.Option("--max-overlap", min=0, max=1, help="Of two regions, as a share of the smaller.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Multiple choice from scene graphs, the types, rules and answers as even as the data allow."""
+    from gar.bench.construct import candidates
+    from gar.data.formats import open_data
+
+    opened = open_data(data, pictures=pictures)
+    limits = {"min_area": min_area, "max_overlap": max_overlap}
+    _built(candidates(opened, out, num=num, per_picture=per_picture, seed=seed, **limits), as_json)
+
+
+@build_app.command("filter")
+def build_filter(
+    items: _Items,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="`gar bench run vqa --data ITEMS`, by model.")],
+    out: _ItemsOut,
+    as_json: _Json = False,
+) -> None:
+    """Drop what all models answer right (too easy), and what all answer wrong (likely broken)."""
+    from gar.bench.check import filtered
+
+    _built(filtered(items, runs, out), as_json)
+
+
+@build_app.command("page")
+def build_page(
+    items: _Items,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html")],
+) -> None:
+    """One page on which a person keeps, rejects or mends each item; it needs no other file and no network."""
+    from gar.bench.check import write_page
+
+    print(f"{out}: {write_page(items, out)} items")
+
+
+@build_app.command("collect")
+def build_collect(
+    items: _Items,
+    decisions: Annotated[list[Path], typer.Argument(metavar="DECISIONS...", help="What the pages downloaded.")],
+    out: _ItemsOut,
+    as_json: _Json = False,
+) -> None:
+    """The benchmark: what most of its checkers keep; and how well they agree."""
+    from gar.bench.check import collect
+
+    _built(collect(items, decisions, out), as_json)
+
+
+def _built(found: dict[str, Any], as_json: bool) -> None:
+    """Print what a step of building made."""
+    from rich.console import Console
+
+    from gar.bench.check import table
+
+    if as_json:
+        print(json.dumps(found))
+        return
+    Console().print(table(found))
+    for reason, count in found.get("unused", {}).items():
+        print(f"not used: {count} ({reason})")
+    for pair, row in found.get("agreement", {}).items():
+        value = "not defined" if row["value"] is None else f"{row['value']:.3f} on {row['n']} items"
+        print(f"Cohen's kappa of {pair}: {value}")
+    print(f"always the most frequent letter of each type: {found['guess']:.1%}")
+
+
 @bench_app.command("run")
 def bench_run(
     name: _Name,

@@ -54,20 +54,23 @@ class Choices(Benchmark):
 
 
 class _GARBench(Benchmark):
-    """What the three parts share: a list of objects that predictions repeat and extend by "model_output"."""
+    """What the three parts share: a list of objects that predictions repeat and extend by "model_output".
+
+    An item is named by its index; one that `gar bench build` made has an "id" of its own.
+    """
 
     self_contained = True
     source = f"{PUBLISHED}/GAR-Bench/annotations"
 
     def items(self, path: Path) -> list[Item]:
-        return [self._item(str(index), row) for index, row in enumerate(read_json(path))]
+        return [self._item(row.get("id", str(index)), row) for index, row in enumerate(read_json(path))]
 
     def _item(self, index: str, row: dict[str, Any]) -> Item:
         raise NotImplementedError
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        by_image = {row["image"]: row["model_output"] for row in rows}
-        return {item.id: by_image[item.image] for item in items if item.image in by_image}
+        said = {row.get("id", row["image"]): row["model_output"] for row in rows}
+        return {item.id: said[key] for item in items for key in (item.id, item.image) if key in said}
 
 
 class VQA(_GARBench, Choices):

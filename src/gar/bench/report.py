@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL.Image import Image
 from rich.table import Table
 
 from gar.bench.flags import splits
@@ -296,6 +297,11 @@ def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:
     regions = [region.locate(*picture.size) for region in Item("", "", tuple(row["masks"])).regions()]
     small = draw(picture, regions, [""] * len(regions))
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return jpeg_url(small)
+
+
+def jpeg_url(picture: Image) -> str:
+    """A picture as a data URL, for a page that needs no other file."""
     file = io.BytesIO()
-    small.convert("RGB").save(file, "JPEG", quality=80)
+    picture.convert("RGB").save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -185,10 +185,11 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, or the list of a JSON Lines file's lines."""
+    """A JSON file, or the list of a JSON Lines file's lines (of one that is named so, even where there is only one)."""
     text = path.read_text(encoding="utf-8")
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        return [content] if path.suffix == ".jsonl" and isinstance(content, dict) else content
     except ValueError as error:
         lines = [line for line in text.splitlines() if line.strip()]
         try:
@@ -355,12 +356,12 @@ def ordered(items: Sequence[Item], order: str) -> list[Item]:
     """
     if order == "circular":
         return [
-            replace(_rotated(item, places), id=f"{item.id}@{places}")
+            replace(rotated(item, places), id=f"{item.id}@{places}")
             for item in items
             for places in range(max(len(item.choices), 1))
         ]
     if order == "balanced":
-        return [_rotated(item, places) for item, places in zip(items, balance(items), strict=True)]
+        return [rotated(item, places) for item, places in zip(items, balance(items), strict=True)]
     if order not in ORDERS:
         raise ValueError(f"--order {order}: expected one of {', '.join(ORDERS)}")
     return list(items)
@@ -379,7 +380,7 @@ def balance(items: Sequence[Item]) -> list[int]:
     return places
 
 
-def _rotated(item: Item, places: int) -> Item:
+def rotated(item: Item, places: int) -> Item:
     """The item with its choices moved on by so many places, the last ones to the front."""
     if not item.choices:
         return item

@@ -133,11 +133,16 @@ class Data:
         return sum(len(self._rows(shard)) for shard in range(len(self.shards)))
 
     def __iter__(self) -> Iterator[Sample]:
+        for _, sample in self.records():
+            yield sample
+
+    def records(self) -> Iterator[tuple[str, Sample]]:
+        """The same, each with the name of its record: "SHARD row N"."""
         for shard in range(len(self.shards)):
             for row in range(len(self._rows(shard))):
                 sample = self._take(shard, row)
                 if sample is not None:
-                    yield sample
+                    yield self._record(shard, row), sample
 
     def walk(
         self,
@@ -197,7 +202,7 @@ class Data:
 
     def _take(self, shard: int, row: int, make: Make | None = None, seed: str = "") -> Any:
         """A sample or what is made of it; None where it is rejected."""
-        record, sample = f"{self.shards[shard].name} row {row}", None
+        record, sample = self._record(shard, row), None
         try:
             sample = self._rows(shard)[row]
             sample.check()
@@ -215,6 +220,9 @@ class Data:
                 detail = f"{sample.meta[FILE]}: {detail}"
             self.rejects.add(record, Unusable(reason, detail))
         return None
+
+    def _record(self, shard: int, row: int) -> str:
+        return f"{self.shards[shard].name} row {row}"
 
     def _rows(self, shard: int) -> Sequence[Sample]:
         if shard not in self._opened:
