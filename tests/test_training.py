@@ -222,6 +222,19 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_turns_of_a_hidden_prefix_see_themselves_only(samples, processor):
+    made = {"num_turns": 4, "max_regions": 3}
+    open_one = pack(samples[0], processor, random.Random(0), **made)
+    hidden = pack(samples[0], processor, random.Random(0), **made, hidden=1.0)
+    assert open_one is not None and hidden is not None
+    prefix = open_one.segments.count(0)
+    seen = packed_attention(torch.tensor([hidden.segments]), torch.tensor([hidden.parents]))[0]
+    usual = packed_attention(torch.tensor([open_one.segments]), torch.tensor([open_one.parents]))[0]
+    assert usual[prefix:, :prefix].all() and not seen[prefix:, :prefix].any()
+    rest = slice(prefix, None)
+    assert torch.equal(seen[rest, rest], usual[rest, rest]) and torch.equal(seen[:prefix], usual[:prefix])
+
+
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
 def test_muon_moves_a_matrix_by_its_gradients_orthogonal_factor_and_the_rest_by_adamw(shape):
     generator = torch.Generator().manual_seed(0)

@@ -52,7 +52,9 @@ class RegionHeads(nn.Module):
             target_R = torch.tensor([self._label(name, thing, size) for thing, size in things])
             known = target_R != IGNORED
             if known.any():
-                logits = summaries_RD[known] @ embeddings_VD[ids].T
+                # Directions only: both grow in training, and the loss must not grow with them.
+                pointing = F.rms_norm(summaries_RD[known], summaries_RD.shape[1:])
+                logits = pointing @ F.normalize(embeddings_VD[ids]).T
                 losses.append(F.cross_entropy(logits, target_R[known]))
                 right[name] = (int((logits.argmax(1) == target_R[known]).sum()), int(known.sum()))
         first, second, target_NP = _pairs(packs)

@@ -97,7 +97,12 @@ class Objective(nn.Module):
 
         The blocks of tower and language model are gathered one after the other as they are used, for the way back
         anew; the rest together, once. On a GPU in bfloat16, with gradients added up over the processes in float32.
+
+        Raises:
+            ValueError: the stage trains by Muon, which needs whole matrices.
         """
+        if self.stage.muon_rate:
+            raise ValueError(f"stage {self.stage.name}: Muon needs whole matrices; shard with muon_rate=0, by AdamW")
         kinds: dict[str, Any] = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
         kinds = kinds if self.device.type == "cuda" else {}
         tower: Any = self.model.model.vision_tower.timm_model
