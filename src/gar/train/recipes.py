@@ -84,7 +84,7 @@ def nano() -> list[Stage]:
         ),
         reading,
         replace(
-            reading, name="language", steps=2600, turns=24, hidden=0.0, rate=2.5e-3, balance=0.4, warmup=20, floor=0.0
+            reading, name="language", steps=2700, turns=24, hidden=0.0, rate=2.5e-3, balance=0.4, warmup=20, floor=0.0
         ),
     ]
 
