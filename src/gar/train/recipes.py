@@ -74,7 +74,7 @@ def nano() -> list[Stage]:
     "names" comes before "language": as long as attention is spread evenly, the few tokens of a question drown among
     those of picture and regions, so the first turns see only the summaries of the regions that they name.
     """
-    reading = Stage(
+    names = Stage(
         "names", steps=600, batch=4, turns=16, regions=8, hidden=1.0, frozen=("tower", "mask", "projector"), rate=3e-3,
         vision_rate=0.2, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=1.0,
     )  # fmt: skip
@@ -82,11 +82,12 @@ def nano() -> list[Stage]:
         Stage(
             "vision", steps=1700, batch=16, turns=1, regions=8, language=False, tower_rate=0.5, warmup=40, floor=0.02
         ),
-        reading,
+        names,
         replace(
-            reading, name="language", steps=2700, turns=24, hidden=0.0, rate=2.5e-3, balance=0.4, warmup=20, floor=0.0
+            names, name="language", steps=2100, turns=24, hidden=0.3, rate=1.5e-3, muon_rate=0.015, balance=0.4,
+            warmup=20, floor=0.0,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
