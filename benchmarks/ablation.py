@@ -583,7 +583,9 @@ def ablate(settings: Settings, names: Sequence[str], seeds: Sequence[int], jobs:
         temporary.write_text(about)
     fresh(settings, seed=0)  # complains here, and not in every process
     splits: tuple[Split, ...] = ("test", "train")
-    todo = [(settings, split, part) for split in splits for part in parts(settings, split)]
+    todo: list[tuple[Settings, Split, int]] = [
+        (settings, split, part) for split in splits for part in parts(settings, split)
+    ]
     each(encode, [task for task in todo if not part_file(*task).exists()], jobs, "encoding")
     runs = [(settings, name, seed) for seed in seeds for name in names if not run_file(settings, name, seed).exists()]
     each(run, runs, jobs, "training")

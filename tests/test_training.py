@@ -223,9 +223,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
 
 
 def test_turns_of_a_hidden_prefix_see_themselves_only(samples, processor):
-    made = {"num_turns": 4, "max_regions": 3}
-    open_one = pack(samples[0], processor, random.Random(0), **made)
-    hidden = pack(samples[0], processor, random.Random(0), **made, hidden=1.0)
+    open_one = pack(samples[0], processor, random.Random(0), num_turns=4, max_regions=3)
+    hidden = pack(samples[0], processor, random.Random(0), num_turns=4, max_regions=3, hidden=1.0)
     assert open_one is not None and hidden is not None
     prefix = open_one.segments.count(0)
     seen = packed_attention(torch.tensor([hidden.segments]), torch.tensor([hidden.parents]))[0]

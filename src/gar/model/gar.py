@@ -54,7 +54,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         self.language_model = AutoModel.from_config(config.text_config)
         if config.mention_embedding:
             self.mention = nn.Linear(config.replay_size**2 * width, width)
-            self.mention_norm = nn.RMSNorm(width)
+            self.mention_norm = nn.RMSNorm(width) if config.mention_norm else nn.Identity()
         self._mask_THW: Tensor | None = None
         patch_embedding(self.vision_tower).register_forward_hook(self._add_mask)
         self.post_init()

@@ -31,18 +31,18 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for p in group["params"] if group.get("muon") else ():
                 if p.grad is not None:
-                    alike[tuple(sorted(p.shape))].append((p, group))
+                    alike[tuple(sorted(p.shape))].append((p, p.grad, group))
         for members in alike.values():
             self._move(members)
         return super().step(closure)
 
-    def _move(self, members: list[tuple[Tensor, dict]]) -> None:
+    def _move(self, members: list[tuple[Tensor, Tensor, dict]]) -> None:
         """Matrices of one shape, lying or standing, all at once."""
         lying = []
-        for p, _ in members:
+        for p, gradient, _ in members:
             momentum = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
-            momentum.lerp_(p.grad, 1 - MOMENTUM)
-            ahead = p.grad.lerp(momentum, MOMENTUM)
+            momentum.lerp_(gradient, 1 - MOMENTUM)
+            ahead = gradient.lerp(momentum, MOMENTUM)
             lying.append(ahead if p.shape[0] <= p.shape[1] else ahead.T)
             p.grad = None  # nothing is left for AdamW
         rank, world = rank_and_world()
@@ -53,7 +53,7 @@ class Muon(torch.optim.AdamW):
                 if other != rank:
                     moves_NAB[other::world] = 0
             dist.all_reduce(moves_NAB)
-        for (p, group), move in zip(members, moves_NAB, strict=True):
+        for (p, _, group), move in zip(members, moves_NAB, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             rows, columns = p.shape
             p.add_(move if rows <= columns else move.T, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)

@@ -125,6 +125,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         context_pooling=4,
         replay_size=4,
         mention_embedding=True,
+        mention_norm=True,
         prompt_style="nano",
         choice_scoring="texts",
         describe_question="Caption {name}.",  # its detailed descriptions are not to be trusted yet, see docs/nano.md
