@@ -339,7 +339,8 @@ def reader(settings: Settings, variant: Variant, seed: int) -> Reader:
     model = fresh(settings, seed)
     model.config.context_pooling = 1  # it is pooled already
     model.config.mention_embedding = variant.summary
-    return Reader(model, settings.stage(), pad_id=tokenizer_of(settings.start).pad_token_id)
+    tokenizer: Any = tokenizer_of(settings.start)
+    return Reader(model, settings.stage(), pad_id=tokenizer.pad_token_id)
 
 
 def run(settings: Settings, name: str, seed: int) -> None:

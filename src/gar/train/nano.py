@@ -137,7 +137,8 @@ def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> GARForConditiona
     torch.manual_seed(seed)
     model = GARForConditionalGeneration(config(tokenizer))
     # As long as a word's embedding: a longer one drowns the name that it is added to.
-    nn.init.constant_(model.model.mention_norm.weight, model.config.text_config.initializer_range)
+    norm: Any = model.model.mention_norm
+    nn.init.constant_(norm.weight, model.config.text_config.initializer_range)
     load_imagenet_tower(model)
     return model
 
