@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_config
 from torch import nn
 
-from gar.data.packing import answer_loss, collate, named, pack, packed_attention, ranking_loss, renumber
+from gar.data.packing import HIDDEN, answer_loss, collate, named, pack, packed_attention, ranking_loss, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
@@ -223,12 +223,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
 
 
 def test_turns_of_a_hidden_prefix_see_themselves_only(samples, processor):
-    open_one = pack(samples[0], processor, random.Random(0), num_turns=4, max_regions=3)
     hidden = pack(samples[0], processor, random.Random(0), num_turns=4, max_regions=3, hidden=1.0)
-    assert open_one is not None and hidden is not None
-    prefix = open_one.segments.count(0)
-    seen = packed_attention(torch.tensor([hidden.segments]), torch.tensor([hidden.parents]))[0]
-    usual = packed_attention(torch.tensor([open_one.segments]), torch.tensor([open_one.parents]))[0]
+    assert hidden is not None
+    prefix = hidden.segments.count(HIDDEN)
+    segments, parents = torch.tensor([hidden.segments]), torch.tensor([hidden.parents])
+    seen = packed_attention(segments, parents)[0]
+    usual = packed_attention(segments.clamp(min=0), parents)[0]
     assert usual[prefix:, :prefix].all() and not seen[prefix:, :prefix].any()
     rest = slice(prefix, None)
     assert torch.equal(seen[rest, rest], usual[rest, rest]) and torch.equal(seen[:prefix], usual[:prefix])

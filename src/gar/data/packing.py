@@ -106,7 +106,7 @@ def pack(
     # As published: where regions are only described, each description marks its own.
     marking = config.prompt_style == "released" and all(turn.type == "detailed" for turn in turns)
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()), "together" if marking else "ask")
-    prefix = HIDDEN if rng.random() < hidden else 0
+    prefix = HIDDEN if hidden and rng.random() < hidden else 0
     made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [prefix] * len(ids)}
     made["parents"] = [0] * len(ids)
     root, segment, answers = len(ids), 0, []
