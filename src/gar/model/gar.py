@@ -30,6 +30,8 @@ class GARPreTrainedModel(PerceptionLMPreTrainedModel):
     def _init_weights(self, module: nn.Module):
         if isinstance(module, MaskEmbedding):
             nn.init.zeros_(module.weight)
+        elif isinstance(module, nn.RMSNorm):  # of mentions, as long as a word's embedding: a longer one drowns the name
+            nn.init.constant_(module.weight, self.config.text_config.initializer_range)
         else:
             super()._init_weights(module)
 

@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from PIL import Image, ImageEnhance, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
 from gar.data.packing import pack, word_for_word
@@ -136,9 +135,6 @@ def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> GARForConditiona
     """A fresh nano, its tower from ImageNet."""
     torch.manual_seed(seed)
     model = GARForConditionalGeneration(config(tokenizer))
-    # As long as a word's embedding: a longer one drowns the name that it is added to.
-    norm: Any = model.model.mention_norm
-    nn.init.constant_(norm.weight, model.config.text_config.initializer_range)
     load_imagenet_tower(model)
     return model
 
