@@ -10,8 +10,9 @@ The plain loop is `plain` below: the published one but for its gradient checkpoi
 attention is torch's (SDPA), causal without a mask. Ours has a mask, so it computes pairs that it then hides; beside
 each ratio stands its bound, the ratio of the multiplications that both do.
 
-Two models: nano as it was trained (4 pictures a step, up to 16 questions each, encoded together), and the middle model
-of `speed.py` by the recipe `gar_8b` (up to 8 tiles, 4 regions and 4 questions a picture, one picture after the other).
+Two models: nano with the pictures of a stage of its recipe (4 a step, up to 16 questions each, encoded together), and
+the middle model of `speed.py` by the recipe `gar_8b` (up to 8 tiles, 4 regions and 4 questions a picture, one picture
+after the other).
 Tiles and token ids are made beforehand: data workers do that. Label tokens are those of the answers; text tokens are
 all but the placeholders of pictures and regions.
 
@@ -85,8 +86,8 @@ def prepared(name: str, pictures: int | None) -> tuple[Objective, GARProcessor]:
     """A model with what it is trained by."""
     if name == "nano":
         predictor = gar.load("nano", device="cpu")
-        joint = next(stage for stage in recipes.nano() if stage.name == "joint")
-        stage = replace(joint, frozen_blocks=0, heads=0.0, ranking=0.0)
+        names = next(stage for stage in recipes.nano() if stage.name == "names")
+        stage = replace(names, frozen=(), hidden=0.0, muon_rate=0.0, heads=0.0, ranking=0.0)
     else:
         predictor = build(SIZES[name])
         stage = replace(recipes.gar_8b(samples=1)[0], batch=2)
