@@ -46,12 +46,10 @@ class Muon(torch.optim.AdamW):
             lying.append(ahead if p.shape[0] <= p.shape[1] else ahead.T)
             p.grad = None  # nothing is left for AdamW
         rank, world = rank_and_world()
-        moves_NAB = torch.stack(lying)
-        moves_NAB[rank::world] = orthogonal(moves_NAB[rank::world])
+        momenta_NAB = torch.stack(lying)
+        moves_NAB = torch.zeros_like(momenta_NAB)
+        moves_NAB[rank::world] = orthogonal(momenta_NAB[rank::world])
         if world > 1:
-            for other in range(world):
-                if other != rank:
-                    moves_NAB[other::world] = 0
             dist.all_reduce(moves_NAB)
         for (p, _, group), move in zip(members, moves_NAB, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
