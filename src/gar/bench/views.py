@@ -32,11 +32,16 @@ def as_is(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     return picture, list(regions)
 
 
+def _inside(picture: Image.Image, regions: Sequence[Region]) -> np.ndarray:
+    """The pixels (H, W) of any region."""
+    return np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+
+
 def _outside(hidden: Callable[[Image.Image], Image.Image]) -> View:
     """Everything outside the regions replaced."""
 
     def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
-        seen = np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+        seen = _inside(picture, regions)
         return Image.composite(picture, hidden(picture), Image.fromarray(seen)), list(regions)
 
     return view
@@ -144,7 +149,7 @@ def _crowded(count: int) -> View:
     """
 
     def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
-        asked = np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+        asked = _inside(picture, regions)
         free = np.flatnonzero(~asked) if not asked.all() else np.arange(asked.size)
         rng = np.random.default_rng(int(asked.sum()))
         further = []
