@@ -56,7 +56,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gar.data.packing import Pack, answer_loss, collate, named, pack, ranking_loss, word_for_word
+from gar.data.packing import Pack, Spoken, collate, named, pack
 from gar.data.sample import Sample, Turn, read_shards, replacing
 from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import NO_FAULTS, Form, PromptWriter, ReleasedFaults
@@ -183,15 +183,8 @@ class Reader(Objective):
         batch = collate(packs, self.pad_id)
         context = torch.cat([p.context for p in packs]).float()
         regions = torch.cat([p.regions for p in packs]).float()
-        logits = self.model(
-            inputs_embeds=self.model.model.embed(batch["input_ids"], context, regions, batch["region_boxes"]),
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
-            use_cache=False,
-        ).logits
-        answers = answer_loss(logits, packs, batch["input_ids"], self.stage.balance)
-        ranking, _, _ = ranking_loss(logits, packs, batch["input_ids"])
-        return answers + self.stage.ranking * ranking, {"language": answers.item()}, logits
+        embeds = self.model.model.embed(batch["input_ids"], context, regions, batch["region_boxes"])
+        return self.read(embeds, batch, packs)
 
 
 def short(turns: Iterable[Turn]) -> list[Turn]:
@@ -399,13 +392,15 @@ def answers(objective: Reader, packs: Sequence[Seen]) -> list[int]:
     right: dict[int, list[int]] = {}
     for group in alike(packs, 8):
         _, _, logits = objective(group)
-        for row, packed in enumerate(group):
-            ids, exact = torch.tensor([packed.input_ids]), word_for_word(logits[row], packed)
+        spoken = Spoken.of(group)
+        losses, exact = spoken.losses(logits), iter(spoken.word_for_word(logits))
+        ranked = iter(
+            min(options, key=lambda option: float(losses[option.start : option.stop].mean())) is options[0]
+            for options in spoken.turns
+        )
+        for packed in group:
             right[id(packed)] = [
-                ranking_loss(logits[row : row + 1], [replace(packed, answers=[spans])], ids)[1]
-                if turn.choices
-                else said
-                for turn, spans, said in zip(packed.turns, packed.answers, exact, strict=True)
+                best if turn.choices else said for turn, best, said in zip(packed.turns, ranked, exact, strict=False)
             ]
     return [int(one) for packed in packs for one in right[id(packed)]]
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_config
 from torch import nn
 
-from gar.data.packing import HIDDEN, answer_loss, collate, named, pack, packed_attention, ranking_loss, renumber
+from gar.data.packing import HIDDEN, Spoken, collate, named, pack, packed_attention, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
@@ -176,10 +176,12 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
             spoken = alone.logits[0, -length - 1 : -1].log_softmax(-1)
             scores.append(spoken.gather(1, ids[0, path[-length:]][:, None]).mean())
     assert torch.allclose(together.loss, torch.stack(losses).sum() / sum(counts), atol=1e-5)
-    assert torch.allclose(answer_loss(together.logits, [packed], ids), together.loss, atol=1e-5)
+    spoken = Spoken.of([packed])
+    said = spoken.losses(together.logits[spoken.rows, spoken.places])
+    assert torch.allclose(spoken.answer_loss(said), together.loss, atol=1e-5)
     alike = torch.stack([loss / n for loss, n in zip(losses, counts, strict=True)]).mean()
-    assert torch.allclose(answer_loss(together.logits, [packed], ids, balance=1), alike, atol=1e-5)
-    ranking, _, asked = ranking_loss(together.logits, [packed], ids)
+    assert torch.allclose(spoken.answer_loss(said, balance=1), alike, atol=1e-5)
+    ranking, _, asked = spoken.ranking_loss(said)
     each, groups = iter(scores), []
     for spans in packed.answers:
         group = torch.stack([next(each) for _ in spans])

@@ -177,63 +177,73 @@ def packed_attention(segments_BS: Tensor, parents_BS: Tensor) -> Tensor:
     return allowed | torch.eye(length, dtype=torch.bool)  # a padded row must attend to something
 
 
-def answer_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor, balance: float = 0.0) -> Tensor:
-    """The mean next-token loss over the right answers.
+@dataclass(frozen=True)
+class Spoken:
+    """Every token of every answer of some packs, wrong options too, answer after answer: N tokens.
 
-    Args:
-        balance: a token of an answer of n tokens counts n ** -balance. 0 counts all alike, so that captions drown
-            answers of one word; 1 counts all answers alike.
+    Only these need logits: with a vocabulary of 128k words, those of a whole sequence are gigabytes.
+
+    rows, places: each token's pack, and the place in it that speaks the token: the one before it on its branch.
+    ids: (N,) the tokens. turns: for each turn of each pack its answers as ranges of tokens, the right one first.
     """
-    rows, places, weights = [], [], []
-    for b, p in enumerate(packs):
-        for (start, end), *_ in p.answers:
-            rows += [b] * (end - start)
-            places += range(start, end)
-            weights += [(end - start) ** -balance] * (end - start)
-    spoken = logits_BSV[rows, [place - 1 for place in places]].float()
-    each = F.cross_entropy(spoken, input_ids[rows, places], reduction="none")
-    weight = each.new_tensor(weights)
-    return (each * weight).sum() / weight.sum()
 
+    rows: list[int]
+    places: list[int]
+    ids: Tensor
+    turns: list[list[range]]
 
-def word_for_word(logits_SV: Tensor, packed: Pack) -> list[bool]:
-    """For each turn, whether greedy decoding gives the right answer to the token."""
-    best, ids = logits_SV.argmax(-1).tolist(), packed.input_ids
-    return [best[start - 1 : end - 1] == ids[start:end] for (start, end), *_ in packed.answers]
+    @classmethod
+    def of(cls, packs: Sequence[Pack]) -> Spoken:
+        """What the packs say, their rows as `collate` stacks them."""
+        rows, places, ids, turns = [], [], [], []
+        for row, p in enumerate(packs):
+            for spans in p.answers:
+                anchor = spans[0][0] - 1  # the end of the question speaks the first token of every option
+                turns.append([])
+                for start, end in spans:
+                    turns[-1].append(range(len(ids), len(ids) + end - start))
+                    rows += [row] * (end - start)
+                    places += [anchor, *range(start, end - 1)]
+                    ids += p.input_ids[start:end]
+        return cls(rows, places, torch.tensor(ids), turns)
 
+    def losses(self, logits_NV: Tensor) -> Tensor:
+        """(N,), minus the log-probability of each token."""
+        return F.cross_entropy(logits_NV.float(), self.ids.to(logits_NV.device), reduction="none")
 
-def ranking_loss(logits_BSV: Tensor, packs: Sequence[Pack], input_ids: Tensor) -> tuple[Tensor, int, int]:
-    """How well the right option is told from the wrong ones, by the mean log-probability of an option's tokens.
+    def answer_loss(self, losses_N: Tensor, balance: float = 0.0) -> Tensor:
+        """The mean over the tokens of the right answers.
 
-    That is how `Predictor` ranks texts, so this trains the very confidence that it reports.
+        Args:
+            balance: a token of an answer of n tokens counts n ** -balance. 0 counts all alike, so that captions drown
+                answers of one word; 1 counts all answers alike.
+        """
+        chosen = [n for right, *_ in self.turns for n in right]
+        weight = losses_N.new_tensor([len(right) ** -balance for right, *_ in self.turns for _ in right])
+        return (losses_N[chosen] * weight).sum() / weight.sum()
 
-    Returns:
-        The mean cross-entropy over multiple-choice turns (zero without any), how many were right, and how many asked.
-    """
-    rows, places, targets, owners = [], [], [], []
-    turns: list[range] = []
-    options = 0
-    for b, p in enumerate(packs):
-        for spans in p.answers:
-            if len(spans) == 1:
-                continue
-            anchor = spans[0][0] - 1  # the end of the question speaks the first token of every option
-            for start, end in spans:
-                rows += [b] * (end - start)
-                places += [anchor, *range(start, end - 1)]
-                targets += range(start, end)
-                owners += [options] * (end - start)
-                options += 1
-            turns.append(range(options - len(spans), options))
-    if not turns:
-        return logits_BSV.new_zeros(()), 0, 0
-    spoken = logits_BSV[rows, places].float().log_softmax(-1)
-    owner = torch.tensor(owners, device=logits_BSV.device)
-    each = spoken.gather(1, input_ids[rows, targets][:, None])[:, 0]
-    scores = each.new_zeros(options).index_add(0, owner, each) / torch.bincount(owner, minlength=options)
-    log_shares = [scores[t.start : t.stop].log_softmax(0) for t in turns]
-    right = sum(int(share.argmax() == 0) for share in log_shares)
-    return -torch.stack([share[0] for share in log_shares]).mean(), right, len(turns)
+    def ranking_loss(self, losses_N: Tensor) -> tuple[Tensor, int, int]:
+        """How well the right option is told from the wrong ones, by the mean log-probability of an option's tokens.
+
+        That is how `Predictor` ranks texts, so this trains the very confidence that it reports.
+
+        Returns:
+            The mean cross-entropy over multiple-choice turns (zero without any), how many were right, how many asked.
+        """
+        shares = [
+            torch.stack([-losses_N[option.start : option.stop].mean() for option in options]).log_softmax(0)
+            for options in self.turns
+            if len(options) > 1
+        ]
+        if not shares:
+            return losses_N.new_zeros(()), 0, 0
+        right = sum(int(share.argmax() == 0) for share in shares)
+        return -torch.stack([share[0] for share in shares]).mean(), right, len(shares)
+
+    def word_for_word(self, logits_NV: Tensor) -> list[bool]:
+        """For each turn, whether greedy decoding gives the right answer to the token."""
+        hits = (logits_NV.argmax(-1).cpu() == self.ids).tolist()
+        return [all(hits[right.start : right.stop]) for right, *_ in self.turns]
 
 
 def _as_drawn(region: Located, rng: random.Random) -> Located:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_data
-from gar.data.packing import Pack, pack, word_for_word
+from gar.data.packing import Pack, Spoken, pack
 from gar.data.sample import Sample
 from gar.data.stream import Data, Shard
 from gar.inputs.processor import GARProcessor
@@ -236,7 +236,7 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
         assert logits is not None
         number = sum(end - start for (start, end), *_ in packed.answers)
         loss, tokens = loss + figures["language"] * number, tokens + number
-        for turn, said in zip(packed.turns, word_for_word(logits[0], packed), strict=True):
+        for turn, said in zip(packed.turns, Spoken.of([packed]).word_for_word(logits), strict=True):
             for name in {"all", turn.type or "other"}:
                 asked[name] += 1
                 right[name] += said

@@ -22,7 +22,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
-from gar.data.packing import pack, word_for_word
+from gar.data.packing import Spoken, pack
 from gar.data.sample import Sample, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
@@ -199,7 +199,7 @@ def open_accuracy(
         assert logits is not None
         right["choices"] += int(figures["right/choices"])
         asked["choices"] += int(figures["asked/choices"])
-        for turn, exact in zip(packed.turns, word_for_word(logits[0], packed), strict=True):
+        for turn, exact in zip(packed.turns, Spoken.of([packed]).word_for_word(logits), strict=True):
             if not turn.choices:
                 asked[turn.type] += 1
                 right[turn.type] += exact

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from gar.data.packing import Pack, answer_loss, collate, ranking_loss
+from gar.data.packing import Pack, Spoken, collate
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import RegionHeads
 from gar.train.muon import Muon
@@ -60,7 +60,7 @@ class Objective(nn.Module):
         self.model.model.vision_tower.eval()
 
     def forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Tensor | None]:
-        """The loss of some packs, figures to be summed, and the logits (B, S, V) if the language model was asked."""
+        """The loss of some packs, figures to be summed, and the logits (N, V) of what they say, see `Spoken`."""
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             return self._forward(packs)
 
@@ -73,16 +73,8 @@ class Objective(nn.Module):
         loss, figures, logits = features.new_zeros(()), {"steps": 1.0}, None
         if stage.language:
             embeds = inner.embed(batch["input_ids"], features, regions, batch["region_boxes"])
-            logits = self.model(
-                inputs_embeds=embeds,
-                attention_mask=batch["attention_mask"],
-                position_ids=batch["position_ids"],
-                use_cache=False,
-            ).logits
-            answers = answer_loss(logits, packs, batch["input_ids"], stage.balance)
-            ranking, right, asked = ranking_loss(logits, packs, batch["input_ids"])
-            loss = answers + stage.ranking * ranking
-            figures |= {"language": answers.item(), "right/choices": right, "asked/choices": asked}
+            loss, spoken, logits = self.read(embeds, batch, packs)
+            figures |= spoken
         if self.heads is not None and any(batch["region_boxes"]):
             summaries = inner.mention(regions.flatten(1))
             head_loss, right = self.heads(summaries, packs, self.model.get_input_embeddings().weight)
@@ -91,6 +83,24 @@ class Objective(nn.Module):
             for name, (hits, asked) in right.items():
                 figures[f"right/{name}"], figures[f"asked/{name}"] = hits, asked
         return loss, figures, logits
+
+    def read(
+        self, embeds_BSD: Tensor, batch: dict[str, Any], packs: Sequence[Pack]
+    ) -> tuple[Tensor, dict[str, float], Tensor]:
+        """What the language model makes of a batch's embeddings; returns as `forward`."""
+        hidden_BSD = self.model.model.language_model(
+            inputs_embeds=embeds_BSD,
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).last_hidden_state
+        spoken = Spoken.of(packs)
+        logits_NV = self.model.lm_head(hidden_BSD[spoken.rows, spoken.places])
+        losses_N = spoken.losses(logits_NV)
+        answers = spoken.answer_loss(losses_N, self.stage.balance)
+        ranking, right, asked = spoken.ranking_loss(losses_N)
+        figures = {"language": answers.item(), "right/choices": float(right), "asked/choices": float(asked)}
+        return answers + self.stage.ranking * ranking, figures, logits_NV
 
     def shard(self, mesh: Any) -> None:
         """Spread weights, gradients and the optimiser's state over the processes of a mesh (FSDP2).
