@@ -86,8 +86,8 @@ def prepared(name: str, pictures: int | None) -> tuple[Objective, GARProcessor]:
     """A model with what it is trained by."""
     if name == "nano":
         predictor = gar.load("nano", device="cpu")
-        names = next(stage for stage in recipes.nano() if stage.name == "names")
-        stage = replace(names, frozen=(), hidden=0.0, muon_rate=0.0, heads=0.0, ranking=0.0)
+        language = next(stage for stage in recipes.nano() if stage.name == "language")
+        stage = replace(language, frozen=(), hidden=0.0, muon_rate=0.0, heads=0.0, ranking=0.0)
     else:
         predictor = build(SIZES[name])
         stage = replace(recipes.gar_8b(samples=1)[0], batch=2)

@@ -306,9 +306,10 @@ def train_nano(
 ) -> None:
     """Train the built-in model on rendered scenes. A stopped run goes on where it was, to the step."""
     _launch(launch)
+    from gar.scenes.text import drill
     from gar.train.nano import run
 
-    run(data, validation, out, seed=seed)
+    run(data, validation, out, drill, seed=seed)
 
 
 @train_app.command("finetune")

@@ -34,7 +34,7 @@ from gar.scenes.grammar import (
     relations,
 )
 
-__all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "normalise", "talk"]
+__all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "drill", "normalise", "talk"]
 
 MIN_AREA = 0.0012  # of the picture, below which nothing is said of a thing
 FORM_AREA = 0.006  # of the picture, below which nothing is said of form or pattern
@@ -72,6 +72,18 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
         if turn and (turn.question, turn.choices) not in seen:
             seen.add((turn.question, turn.choices))
             turns.append(Turn(_careless(turn.question, rng), turn.answer, turn.type, turn.choices))
+    return turns
+
+
+def drill(facts: Facts, rng: Random, num_turns: int = 300) -> list[Turn]:
+    """Short open questions that compare regions, one wording a type, all types about equally often.
+
+    A small model that hears many ways to say it, and much else between, takes very long to compare anything at all.
+    """
+    turns = []
+    for k in range(num_turns):
+        turn = DRILLS[k % len(DRILLS)](facts, rng)
+        turns += [turn] if turn else []
     return turns
 
 
@@ -261,14 +273,9 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
 
 def _size(facts: Facts, rng: Random) -> Turn | None:
     """Small or large; or larger or smaller than another, where the radius and the picture agree."""
-    things, whole = facts["things"], _whole(facts, "object")
     if rng.random() < 0.5:
         return _attribute("size")(facts, rng) if _sized(facts) else None
-    pairs = [
-        (i, j)
-        for i, j in permutations(whole, 2)
-        if things[i]["radius"] > 1.4 * things[j]["radius"] and things[i]["area"] > 1.3 * things[j]["area"]
-    ]
+    pairs = _larger(facts)
     if not pairs:
         return None
     i, j = rng.choice(pairs)
@@ -280,6 +287,16 @@ def _size(facts: Facts, rng: Random) -> Turn | None:
     frame = rng.choice(("{}", "it is {}", f"{_name(p)} is {{}}"))
     question = rng.choice(ask.LARGER).format(p=_name(p), q=_name(q))
     return _ask(rng, "size", question, right, frame.format(right), [frame.format(wrong)])
+
+
+def _larger(facts: Facts) -> list[tuple[int, int]]:
+    """Pairs of things of which the first is clearly larger, in the scene and in the picture."""
+    things = facts["things"]
+    return [
+        (i, j)
+        for i, j in permutations(_whole(facts, "object"), 2)
+        if things[i]["radius"] > 1.4 * things[j]["radius"] and things[i]["area"] > 1.3 * things[j]["area"]
+    ]
 
 
 def _placed(rng: Random, words: Sequence[str], p: str, q: str) -> list[str]:
@@ -561,6 +578,94 @@ def _same(facts: Facts, rng: Random) -> Turn | None:
     )
     question = rng.choice(ask.SAME).format(p=_name(i), q=_name(j), x=name)
     return _ask(rng, "same", question, "yes" if holds else "no", *((yes, [no]) if holds else (no, [yes])))
+
+
+# One function per drill
+
+
+def _drill_pair(facts: Facts, rng: Random) -> Turn | None:
+    """One axis of two things: which side, or how far."""
+    first, second = rng.choice((("left", "right"), ("front", "behind")))
+    pairs = [pair for pair in permutations(_clear(facts), 2) if {first, second} & relations(facts, *pair)]
+    if not pairs:
+        return None
+    i, j = rng.choice(pairs)
+    question = (ask.SIDE if first == "left" else ask.DEPTH)[0].format(p=_name(i), q=_name(j))
+    return Turn(question, _short(first if first in relations(facts, i, j) else second), "relation")
+
+
+def _drill_end(facts: Facts, rng: Random) -> Turn | None:
+    """The first or last of two to four things."""
+    axis, ends = rng.choice((("left", ("left", "right")), ("front", ("front", "back"))))
+    clear = _clear(facts, *([] if axis == "left" else ["object"]))
+    order = _line(facts, rng.sample(clear, min(len(clear), rng.choice((2, 2, 3, 4)))), axis)
+    if not order or len(order) < 2:
+        return None
+    place = rng.choice((0, -1))
+    listed = _list(rng.sample(order, len(order)), rng)
+    return Turn(ask.EXTREME[ends[place]][0].format(list=listed), _name(order[place]), "ordering")
+
+
+def _drill_place(facts: Facts, rng: Random) -> Turn | None:
+    """The place of one among three or four, counted from an end."""
+    axis, ends = rng.choice((("left", ("left", "right")), ("front", ("front", "back"))))
+    clear = _clear(facts, "object")
+    order = _line(facts, rng.sample(clear, min(len(clear), rng.choice((3, 4)))), axis)
+    if not order or len(order) < 3:
+        return None
+    end = rng.choice((0, 1))
+    order = order[::-1] if end else order
+    place = rng.randrange(len(order))
+    listed = _list(rng.sample(order, len(order)), rng, "and")
+    question = ask.POSITION_AMONG[2].format(list=listed, y=ends[end], p=_name(order[place]))
+    return Turn(question, ORDINALS[place], "ordering")
+
+
+def _drill_size(facts: Facts, rng: Random) -> Turn | None:
+    pairs = _larger(facts)
+    if not pairs:
+        return None
+    (i, j), word = rng.choice(pairs), "larger"
+    if rng.random() < 0.5:
+        i, j, word = j, i, "smaller"
+    return Turn(ask.LARGER[0].format(p=_name(i), q=_name(j)), word, "size")
+
+
+def _drill_same(facts: Facts, rng: Random) -> Turn | None:
+    """Whether two share an attribute: yes as often as no, where a scene has both."""
+    name = rng.choice(("color", "color", "category", "pattern", "material"))
+    things = facts["things"]
+    pairs = [*permutations(_telling(facts, _whole(facts), name), 2)]
+    holds = rng.random() < 0.5
+    pairs = [(i, j) for i, j in pairs if (things[i][name] == things[j][name]) == holds]
+    if not pairs:
+        return None
+    i, j = rng.choice(pairs)
+    return Turn(ask.SAME[0].format(p=_name(i), q=_name(j), x=name), "yes" if holds else "no", "same")
+
+
+def _drill_count(facts: Facts, rng: Random) -> Turn | None:
+    whole = _whole(facts, "object")
+    if len(whole) < 2:
+        return None
+    ids = rng.sample(whole, min(len(whole), rng.choice((2, 3, 4))))
+    color = facts["things"][rng.choice(ids)]["color"]
+    number = sum(facts["things"][i]["color"] == color for i in ids)
+    return Turn(ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=color), NUMBERS[number], "counting")
+
+
+def _drill_attribute(facts: Facts, rng: Random) -> Turn | None:
+    name = rng.choice(("color", "category", "material", "pattern"))
+    i = _spread(facts, _telling(facts, _whole(facts), name), name, rng)
+    if i is None:
+        return None
+    return Turn(ask.QUESTIONS[name][0].format(p=_name(i)), facts["things"][i][name], name)
+
+
+DRILLS = (
+    *(_drill_pair, _drill_pair, _drill_end, _drill_end, _drill_place),
+    *(_drill_size, _drill_same, _drill_count, _drill_attribute),
+)
 
 
 # Captions: the grammar that `check_caption` reads

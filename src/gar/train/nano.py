@@ -10,7 +10,8 @@ import io
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
 from gar.data.packing import Spoken, pack
-from gar.data.sample import Sample, read_shards
+from gar.data.sample import Sample, Turn, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
@@ -33,6 +34,8 @@ from gar.train.processes import join
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
 from gar.train.trainer import train
+
+Drill = Callable[[dict[str, Any], random.Random], list[Turn]]
 
 NUM_PROMPTS = 16
 BOS, EOS, PAD, IMAGE, ANSWER = "<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>"
@@ -206,8 +209,30 @@ def open_accuracy(
     return {f"{name} ({asked[name]})": round(right[name] / asked[name], 3) for name in sorted(asked)}
 
 
+@dataclass(frozen=True)
+class Drilled(Sequence[Sample]):
+    """Rendered scenes with other turns: those that `drill` writes from a scene's facts."""
+
+    samples: Sequence[Sample]
+    drill: Drill
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        sample = self.samples[index]
+        return replace(sample, turns=self.drill(sample.meta, random.Random(f"{self.seed}/drill/{index}")))
+
+
 def run(
-    data: list[Path], validation: Path, out: Path, stages: list[Stage] | None = None, seed: int = 0, workers: int = 0
+    data: list[Path],
+    validation: Path,
+    out: Path,
+    drill: Drill,
+    stages: list[Stage] | None = None,
+    seed: int = 0,
+    workers: int = 0,
 ) -> None:
     """Train nano on rendered scenes, stage after stage, going on where an earlier run stopped.
 
@@ -216,6 +241,7 @@ def run(
     Args:
         data: folders of training shards (`gar scenes render`). validation: a folder of held-out ones.
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
+        drill: writes the turns of a stage that drills, from a scene's facts.
     """
     rank, world = join()
     samples = [s for folder in data for s in read_shards(folder)]
@@ -240,7 +266,7 @@ def run(
     for stage in stages or nano_stages():
         validate = (lambda objective: open_accuracy(objective, processor, held_out)) if stage.language else None
         train(
-            model, processor, samples, stage, out / stage.name,
+            model, processor, Drilled(samples, drill, seed) if stage.drill else samples, stage, out / stage.name,
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=500,
         )  # fmt: skip
     if rank == 0:

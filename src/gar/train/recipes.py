@@ -13,6 +13,7 @@ class Stage:
     """One stretch of training with one set of settings.
 
     steps: optimiser steps. batch: pictures a step, of all processes. turns, regions: at most so many a picture.
+    drill: whether nano reads short comparisons of regions in place of the scenes' own turns (`gar.scenes.text.drill`).
     hidden: how often the turns about a picture see only their regions' summaries, and not what stands before them.
     at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
         number of processes. 0: each process takes its share of the batch as one group.
@@ -40,6 +41,7 @@ class Stage:
     batch: int
     turns: int
     regions: int
+    drill: bool = False
     hidden: float = 0.0
     at_once: int = 0
     language: bool = True
@@ -71,21 +73,22 @@ class Stage:
 def nano() -> list[Stage]:
     """The built-in model: vision with heads, then the language model on it.
 
-    "names" comes before "language": as long as attention is spread evenly, the few tokens of a question drown among
-    those of picture and regions, so the first turns see only the summaries of the regions that they name.
+    "compare" comes before "language": as long as attention is spread evenly, the few tokens of a question drown among
+    those of picture and regions, and many ways to ask drown what all of them ask. So the first turns are short, in one
+    wording, and see only the summaries of the regions that they name.
     """
-    names = Stage(
-        "names", steps=600, batch=4, turns=16, regions=8, hidden=1.0, frozen=("tower", "mask", "projector"), rate=3e-3,
-        vision_rate=0.2, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=1.0,
+    compare = Stage(
+        "compare", steps=500, batch=4, turns=48, regions=8, drill=True, hidden=1.0,
+        frozen=("tower", "mask", "projector"), rate=3e-3, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=0.3,
     )  # fmt: skip
     return [
         Stage(
             "vision", steps=1700, batch=16, turns=1, regions=8, language=False, tower_rate=0.5, warmup=40, floor=0.02
         ),
-        names,
+        compare,
         replace(
-            names, name="language", steps=2100, turns=24, hidden=0.3, rate=1.5e-3, muon_rate=0.015, balance=0.4,
-            warmup=20, floor=0.0,
+            compare, name="language", steps=2100, turns=24, drill=False, hidden=0.3, rate=1.5e-3, vision_rate=0.4,
+            muon_rate=0.012, balance=0.4, warmup=20, floor=0.0,
         ),
     ]  # fmt: skip
 
