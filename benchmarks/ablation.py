@@ -160,7 +160,7 @@ class Drawing(GARProcessor):
 class Blind(GARProcessor):
     """Makes packs of text alone, for vectors that are there already."""
 
-    def cut(self, image: Image.Image) -> CutImage:
+    def cut(self, image: Image.Image, exact: bool = True) -> CutImage:
         return CutImage(torch.empty(1, 3, 0, 0, dtype=torch.uint8), (1, 1), *image.size)
 
     def mark(self, picture: CutImage, regions: Sequence[Located]) -> Tensor:

@@ -6,7 +6,8 @@ Writes pictures with masks and descriptions by our own writer, and reads them, i
   in order         our samples, checked, in the order of the files
   shuffled         the same by `walk`, as training reads them
   to N tiles       shuffled, decoded, cut into at most N tiles of 448 with a thumbnail, masks cut likewise (the
-                   published models were trained with 16 and 8)
+                   published models were trained with 16 and 8), as in training
+  to N exact tiles the same with tiles that are the published ones to the bit, as for answers
 Beside each rate stands its ratio to the plain iteration that does the same with the picture.
 
     python benchmarks/data.py [--json] [--samples 400] [--width 1024 --height 768] [--repeat 3]
@@ -64,14 +65,14 @@ def sample(seed: int, width: int, height: int) -> Sample:
     return annotated(file.getvalue(), regions)
 
 
-def tiles(sample: Sample, _: random.Random, most: int) -> torch.Tensor:
+def tiles(sample: Sample, _: random.Random, most: int, exact: bool) -> torch.Tensor:
     """The tiles of a sample's picture, and of the union of its masks."""
     pixels = np.asarray(sample.picture())
     height, width = pixels.shape[:2]
     marked = np.any([Region.rle(mask).locate(width, height).mask for mask in sample.masks], axis=0)
     grid = choose_grid(width, height, TILE, most)
     cut_mask(marked, grid, TILE)
-    return cut_image(pixels, grid, TILE)
+    return cut_image(pixels, grid, TILE, exact=exact)
 
 
 def measure(folder: Path, count: int, repeat: int) -> dict[str, float]:
@@ -88,9 +89,10 @@ def measure(folder: Path, count: int, repeat: int) -> dict[str, float]:
         "in order": lambda: open_data(folder),
         "shuffled": lambda: islice(open_data(folder).walk(0), count),
     }
-    for most in MOST_TILES:
-        make = partial(tiles, most=most)
-        ways[f"to {most} tiles"] = lambda make=make: islice(open_data(folder).walk(0, make=make), count)
+    for most, exact in [*((most, False) for most in MOST_TILES), (MOST_TILES[0], True)]:
+        make = partial(tiles, most=most, exact=exact)
+        way = f"to {most} {'exact ' * exact}tiles"
+        ways[way] = lambda make=make: islice(open_data(folder).walk(0, make=make), count)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with Console(stderr=True).status("reading") as status:
         for _ in range(repeat):

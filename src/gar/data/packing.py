@@ -99,7 +99,7 @@ def pack(
         return None
 
     picture = sample.picture()
-    cut = processor.cut(augment(picture, rng) if augment else picture)
+    cut = processor.cut(augment(picture, rng) if augment else picture, exact=False)
     located = [_as_drawn(Region.rle(sample.masks[i]).locate(*picture.size), rng) for i in chosen]
 
     writer = processor.prompts

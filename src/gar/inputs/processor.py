@@ -142,11 +142,11 @@ class GARProcessor(ProcessorMixin):
         rows = zip(pictures, regions, strict=True)
         return self.collate([self.describe(picture, located[0], faults) for picture, located in rows])
 
-    def cut(self, image: Any) -> CutImage:
-        """Cut a picture (a path, a PIL image, or an (H, W, 3) uint8 array) into tiles."""
+    def cut(self, image: Any, exact: bool = True) -> CutImage:
+        """Cut a picture (a path, a PIL image, or an (H, W, 3) uint8 array) into tiles; `exact` as in `cut_image`."""
         config, upright = self.config, load_image(image)
         grid = choose_grid(upright.width, upright.height, config.tile_size, config.max_num_tiles)
-        tiles = cut_image(np.asarray(upright), grid, config.tile_size, config.thumbnail)
+        tiles = cut_image(np.asarray(upright), grid, config.tile_size, config.thumbnail, exact)
         return CutImage(tiles, grid, upright.width, upright.height)
 
     def mark(self, picture: CutImage, regions: Sequence[Located]) -> Tensor:

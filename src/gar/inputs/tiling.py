@@ -1,7 +1,7 @@
 """A picture, and the masks of its regions, cut into square tiles of one size by one and the same cut.
 
 Knows pixels and grids. Knows no region prompt, no token and no model. The numbers are those of the released
-preprocessing (PerceptionLM's), to the bit.
+preprocessing (PerceptionLM's), to the bit where that is asked for.
 
 Legend: T tiles (thumbnail first when there is one, then row-major), H height, W width, s tile side.
 """
@@ -61,7 +61,9 @@ def choose_grid(width: int, height: int, tile_size: int, max_num_tiles: int) -> 
     return max(by_ratio[nearest], key=lambda grid: grid[1])
 
 
-def cut_image(image: np.ndarray, grid: tuple[int, int], tile_size: int, thumbnail: bool = True) -> Tensor:
+def cut_image(
+    image: np.ndarray, grid: tuple[int, int], tile_size: int, thumbnail: bool = True, exact: bool = True
+) -> Tensor:
     """Stretch a picture over its grid (antialiased bicubic, the aspect ratio not kept) and cut it into tiles.
 
     Args:
@@ -69,6 +71,9 @@ def cut_image(image: np.ndarray, grid: tuple[int, int], tile_size: int, thumbnai
         grid: (tiles_w, tiles_h), from `choose_grid`.
         tile_size: side s of a tile, pixels.
         thumbnail: put the whole picture, stretched to one tile, before the tiles.
+        exact: as released, computed in float32; else in whole numbers, four times as fast, for training. Of photographs
+            a sixth of the values is then off by one of 255, and one in 1,500 by more: at hard edges up to about 30,
+            because what overshoots black or white is clipped after the first of two passes.
 
     Returns:
         (T, 3, s, s) uint8.
@@ -79,9 +84,10 @@ def cut_image(image: np.ndarray, grid: tuple[int, int], tile_size: int, thumbnai
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"the picture is {image.dtype} of shape {image.shape}, expected uint8 of shape (H, W, 3)")
     image_3HW = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: PIL's arrays are read-only
-    tiles = [_split(_stretch(image_3HW, grid[1] * tile_size, grid[0] * tile_size), tile_size)]
+    stretch = _stretch if exact else _stretch_fast
+    tiles = [_split(stretch(image_3HW, grid[1] * tile_size, grid[0] * tile_size), tile_size)]
     if thumbnail:
-        tiles.insert(0, _stretch(image_3HW, tile_size, tile_size)[None])
+        tiles.insert(0, stretch(image_3HW, tile_size, tile_size)[None])
     return torch.cat(tiles)
 
 
@@ -159,6 +165,11 @@ def _stretch(image_3HW: Tensor, height: int, width: int) -> Tensor:
         narrow_HW = torch.cat([resize(band, band.shape[0]) for band in channel_HW.split(_BAND)])
         channels.append(resize(narrow_HW, height).clamp_(0, 255).round_().to(torch.uint8))
     return torch.stack(channels)
+
+
+def _stretch_fast(image_3HW: Tensor, height: int, width: int) -> Tensor:
+    """The same, by torch's resize in whole numbers."""
+    return F.interpolate(image_3HW[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 def _split(image_CHW: Tensor, s: int) -> Tensor:
