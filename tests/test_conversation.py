@@ -16,17 +16,10 @@ from test_data import captions, encoded, square
 from test_prompt import nano_config, released_config
 
 from gar.data.annotated import Annotation, annotated
-from gar.data.conversation import (
-    ask_for,
-    converse,
-    in_sentences,
-    in_words,
-    request_of,
-    training_request,
-    with_statement,
-)
+from gar.data.conversation import converse, request_of, training_request, with_statement
 from gar.data.formats import open_data
 from gar.data.sample import Sample, Turn, Unusable
+from gar.data.wording import ask_for, in_sentences, in_words
 from gar.inputs.processor import GARProcessor
 from gar.inputs.prompt import DESCRIBE, ChatTurn
 

@@ -231,8 +231,8 @@ def test_prompt_numbers_are_different_and_exist(released, regions):
 def test_each_form_says_what_it_needs(released):
     with pytest.raises(ValueError, match="2 regions to describe: one at a time"):
         released.encode_prefix(TILES, [0, 1], "describe")
-    with pytest.raises(ValueError, match=r"region is None, expected one of \[0, 1\]"):
-        released.encode_question("What?", [0, 1], "together")
+    with pytest.raises(ValueError, match=r"region is 2, expected one of \[0, 1\]"):
+        released.encode_question("What?", [0, 1], "together", region=2)
     with pytest.raises(ValueError, match=r"region_order \(0, 2\) does not list the regions \[0, 1\]"):
         released.encode_prefix(TILES, [0, 1], faults=ReleasedFaults(region_order=(0, 2)))
     with pytest.raises(ValueError, match="a conversation without a turn"):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_config
 from torch import nn
 
-from gar.data.packing import HIDDEN, Spoken, collate, named, pack, packed_attention, renumber
+from gar.data.packing import HIDDEN, NEGATIVE, Spoken, collate, named, pack, packed_attention, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
@@ -198,10 +198,32 @@ def test_descriptions_in_the_released_form_are_the_published_conversations_of_on
     numbers = dict(zip(packed.things, packed.boxes, strict=True))
     for path, turn in zip(branches(packed), packed.turns, strict=True):
         (region,) = named(turn)
-        alone = [ChatTurn(DESCRIBE, turn.answer, numbers[region])]
+        alone = [ChatTurn(turn.question.removeprefix(f"<Prompt{region}>: "), turn.answer, numbers[region])]
         tiles = len(packed.cut.tiles)
         expected = released_processor.prompts.encode_conversation(tiles, alone, sorted(numbers.values()))
         assert ([packed.input_ids[i] for i in path], [packed.labels[i] for i in path]) == expected
+
+
+def test_descriptions_are_asked_for_in_many_words_and_at_times_of_a_region_that_is_not_there(
+    samples, released_processor
+):
+    described = replace(samples[0], turns=[turn for turn in samples[0].turns if turn.type == "detailed"])
+    texts, negatives = Counter(), 0
+    for seed in range(120):
+        packed = pack(described, released_processor, random.Random(seed), num_turns=3, max_regions=3)
+        assert packed is not None
+        decode = released_processor.tokenizer.decode
+        for turn, (right, *wrong) in zip(packed.turns, packed.answers, strict=True):
+            answer = decode(packed.input_ids[right[0] : right[1] - 1]).strip()
+            if turn.type == NEGATIVE:
+                (absent,) = named(turn)
+                assert absent not in packed.boxes and answer == f"<Prompt{absent}> is not in the image." and not wrong
+                negatives += 1
+            else:
+                texts[turn.question.partition(": ")[2]] += 1
+                assert answer == turn.answer
+    assert 0.4 < texts[DESCRIBE] / texts.total() < 0.6 and len(texts) > 15
+    assert 3 <= negatives <= 25  # one in twenty beside each description but the first
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, tmp_path):

@@ -8,36 +8,15 @@ Knows samples and the processor; knows no file and no model.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gar.data.packing import named, renumber
 from gar.data.sample import Sample, Turn, Unusable
+from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import GARProcessor, Request
 from gar.inputs.prompt import DESCRIBE, ChatTurn, prompt_name
 from gar.regions import Region
-
-# Ways to ask for a description; those of the first list can be followed by how long it shall be.
-_OPEN = (
-    "Describe the marked region",
-    "Tell what the marked region shows",
-    "Say what can be seen in this region",
-    "Put the marked region into words",
-    "Write a caption for the masked region",
-    "Characterize what lies in the masked region",
-    "Report on the content of this masked region",
-    "What is in the marked region? Answer",
-)
-_CLOSED = (
-    "What makes up the marked region, and what does it look like?",
-    "Go through everything worth noting about the masked region.",
-    "Which properties of the marked region stand out?",
-    "Look closely at the masked region: what do you see?",
-    "How would you explain this region to someone who cannot see it?",
-    "Give all visible facts about the masked region.",
-)
-_ONE_SENTENCE = ("in a sentence", "in one sentence", "in 1 sentence")
 
 
 @dataclass(frozen=True)
@@ -109,8 +88,7 @@ def converse(
         absent = shuffled[len(regions)] if len(regions) < max_prompts else None
         for i, (region, number) in enumerate(zip(regions, numbers, strict=True)):
             if i and absent is not None and rng.random() < negatives:
-                name = prompt_name(absent)
-                turns.append(ChatTurn(f"{name}: {ask_for('', rng)}", f"{name} is not in the image."))
+                turns.append(ChatTurn(*not_there(absent, rng)))
                 absent = None
             question = ask_for(described[region], rng) if vary else DESCRIBE
             turns.append(ChatTurn(question, described[region], number))
@@ -146,33 +124,6 @@ def with_statement(sample: Sample, rng: random.Random) -> Sample:
     true = rng.random() < 0.5
     question = f'Is "{called[region if true else other]}" a right name for {prompt_name(region)}?'
     return replace(sample, turns=[*sample.turns, Turn(question, "Yes." if true else "No.", "statement")])
-
-
-def ask_for(answer: str, rng: random.Random) -> str:
-    """A question to which this description is a fitting answer: three in five leave its length open, the others say it.
-
-    Lengths as in the published data: a fifth of the questions name the words, a fifth the sentences. Without an answer
-    nothing is said about its length.
-    """
-    drawn = rng.random()
-    if drawn < 0.6 or not answer:
-        stem = rng.choice([*_OPEN, *_CLOSED])
-        return f"{stem} in detail." if stem in _OPEN else stem
-    return f"{rng.choice(_OPEN)} {in_words(answer) if drawn > 0.8 else in_sentences(answer, rng)}."
-
-
-def in_words(answer: str) -> str:
-    """How many words an answer has, as one would ask for them: exactly if few, in tens if many."""
-    number = len(answer.split())
-    if number < 10:
-        return f"in {number} word{'s' * (number != 1)}"
-    return "in more than 200 words" if number > 200 else f"in about {round(number / 10) * 10} words"
-
-
-def in_sentences(answer: str, rng: random.Random) -> str:
-    """How many sentences an answer has, as one would ask for them."""
-    number = sum(bool(part.strip()) for part in re.split(r"[.!?]", answer))
-    return rng.choice(_ONE_SENTENCE) if number <= 1 else f"in {number} sentences"
 
 
 def _one_each(sample: Sample, kind: str) -> dict[int, str]:

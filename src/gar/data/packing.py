@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -23,11 +23,15 @@ from PIL import Image
 from torch import Tensor
 
 from gar.data.sample import Sample, Turn
+from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import DESCRIBE, IGNORED, prompt_name, prompts_named
 from gar.inputs.tiling import normalise
 from gar.regions import Located, Region
 
+VARIED = 0.5  # of the descriptions are asked for in other words than those that a predictor asks in
+NOT_THERE = 0.05  # for each description beyond the first: how often a region is asked for that is not there
+NEGATIVE = "not there"  # the type of such a turn
 HIDDEN = -2  # the branch of a prefix that no turn may look at
 _NAME = re.compile(r"<Prompt(\d+)>")
 
@@ -41,6 +45,7 @@ class Pack:
     answers: for each turn, where its answers stand, as (start, end) in the sequence: the right one first, directly
         after its question, then the wrong ones.
     things: for each region of `boxes`, its index in `Sample.masks`.
+    turns: as asked here; regions are named by their index in `Sample.masks`, but one that is not there by its number.
     """
 
     input_ids: list[int]
@@ -121,17 +126,25 @@ def pack(
         made["parents"] += [parent] * len(tokens)
         return len(ids) - len(tokens), len(ids)
 
-    for turn in turns:
-        if marking or config.prompt_style == "nano" and turn.type == "detailed" and rng.random() < 0.5:
-            (region,) = named(turn)  # in the released wording, right after the region
-            question = writer.encode_question(DESCRIBE, list(numbers.values()), "together", numbers[region])
+    if marking:
+        turns += _negative(len(turns), {*range(config.max_prompts)} - {*numbers.values()}, rng)
+    for place, turn in enumerate(turns):
+        if turn.type == NEGATIVE:
+            question = writer.encode_question(turn.question, range(config.max_prompts), "together")
+        elif marking or config.prompt_style == "nano" and turn.type == "detailed" and rng.random() < 0.5:
+            (region,) = named(turn)  # in the released form, right after the region
+            text = ask_for(turn.answer, rng) if marking and rng.random() < VARIED else DESCRIBE
+            question = writer.encode_question(text, list(numbers.values()), "together", numbers[region])
+            turns[place] = replace(turn, question=f"{prompt_name(region)}: {text}")
         else:
             question = writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
         grow(question, root, 0, trained=False)
         parent, leaves = segment, [turn.answer, *(choice for choice in turn.choices if choice != turn.answer)]
+        if turn.type != NEGATIVE:
+            leaves = [renumber(leaf, numbers) for leaf in leaves]
         answers.append(
             [
-                grow(writer.encode_answer(renumber(leaf, numbers)), root + len(question), parent, trained=i == 0)
+                grow(writer.encode_answer(leaf), root + len(question), parent, trained=i == 0)
                 for i, leaf in enumerate(leaves)
             ]
         )
@@ -244,6 +257,13 @@ class Spoken:
         """For each turn, whether greedy decoding gives the right answer to the token."""
         hits = (logits_NV.argmax(-1).cpu() == self.ids).tolist()
         return [all(hits[right.start : right.stop]) for right, *_ in self.turns]
+
+
+def _negative(described: int, free: set[int], rng: random.Random) -> list[Turn]:
+    """At times, beside several descriptions, a turn about a number that no region has."""
+    if not free or not any(rng.random() < NOT_THERE for _ in range(1, described)):
+        return []
+    return [Turn(*not_there(rng.choice(sorted(free)), rng), NEGATIVE)]
 
 
 def _as_drawn(region: Located, rng: random.Random) -> Located:

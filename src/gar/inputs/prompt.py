@@ -174,7 +174,8 @@ class PromptWriter:
             question: may name regions as `<Promptk>`; one that names none is about all of them.
             regions: as for the prefix.
             form: as for the prefix.
-            region: of the form "together", the one that this question marks and is about.
+            region: of the form "together", the one that this question marks and is about; None marks none, as in
+                training, where a question may be about a region that is not there.
 
         Raises:
             ValueError: the question is empty, names a region that is not there, or holds a reserved token.
@@ -188,7 +189,7 @@ class PromptWriter:
                     f"the question names {prompt_name(k)}, but the given regions are: {there}; add its region or "
                     "correct the name"
                 )
-        if form == "together" and region not in regions:
+        if region is not None and region not in regions:
             raise ValueError(f"region is {region}, expected one of {sorted(regions)}: each question marks its region")
         before = self._layout.gap if form == "ask" and regions else ""
         return self._question(self._mark(region) if region is not None else before, question)
