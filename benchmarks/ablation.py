@@ -18,7 +18,9 @@ A pack marks just the regions that its questions name; about half of the packs m
 cannot know which of them is called what: see the row "one of several". And the vision was trained, by auxiliary heads,
 on marked pictures and on what d replays: a, b, c, e and f read features that nothing has fitted to them.
 
-Questions: those of the records of nine types that one word answers, synonyms folded. With options, the right one must
+Questions that one word answers, synonyms folded: about one region those of the records, in all their wordings; those
+that compare regions in one wording each (`gar.scenes.text.drill`), because in many a small model takes too long to
+compare at all. With options, the right one must
 be ranked first; without, greedy decoding must give the very word. "guess": always the word that is right most often.
 
     python benchmarks/ablation.py --train DIR --test DIR --start RUN/vision --out OUT
@@ -64,6 +66,7 @@ from gar.inputs.tiling import normalise as scaled
 from gar.model.gar import GARForConditionalGeneration
 from gar.regions import Located
 from gar.scenes.grammar import normalise
+from gar.scenes.text import drill
 from gar.train import nano
 from gar.train.objective import Objective, part_of
 from gar.train.recipes import Stage
@@ -72,7 +75,9 @@ from gar.train.recipes import nano as nano_stages
 Place = Literal["nowhere", "preamble", "mentions"]
 Split = Literal["train", "test"]
 
-TYPES = ("color", "shape", "pattern", "material", "category", "mirror", "relation", "ordering", "same")
+ABOUT_ONE = ("color", "shape", "pattern", "material", "category", "mirror")
+COMPARED = ("relation", "ordering", "size", "same")
+TYPES = ABOUT_ONE + COMPARED
 REGIONS, TURNS = 5, 16  # at most so many a pack
 PACKS = {"train": 1, "test": 3}  # of a scene
 PART = 250  # scenes whose vectors are one file
@@ -208,7 +213,13 @@ def scenes(settings: Settings, split: Split) -> list[Sample]:
     found = list(read_shards(settings.train if split == "train" else settings.test))
     if split == "train":  # not the first ones: folders of `--both` have scene and mirror image side by side
         found = random.Random(0).sample(found, min(settings.scenes, len(found)))
-    return [replace(sample, turns=turns) for sample in found if (turns := short(sample.turns))]
+    asked = []
+    for place, sample in enumerate(found):
+        drilled = dict.fromkeys(drill(sample.meta, random.Random(place)))
+        turns = short(turn for turn in sample.turns if turn.type in ABOUT_ONE)
+        compared = short(turn for turn in drilled if turn.type in COMPARED)
+        asked.append(replace(sample, turns=turns + compared[: len(turns)]))
+    return [sample for sample in asked if sample.turns]
 
 
 def draw(samples: Sequence[Sample], first: int, split: Split, processor: GARProcessor) -> Iterator[tuple[int, Pack]]:

@@ -63,11 +63,10 @@ def painted(sample: Sample, seed: int) -> Sample | None:
         turn for turn in sample.turns
         if named(turn) and chosen not in named(turn) and not KNOWN.search(f"{turn.question} {turn.answer}")
     ]  # fmt: skip
-    asked = [Turn(text.format(p=f"<Prompt{chosen}>"), WORD, "pattern") for text in ASKED]
-    asked += [
-        Turn(rng.choice(ASKED).format(p=f"<Prompt{i}>"), thing["pattern"], "pattern")
-        for i, thing in enumerate(things)
-        if i in large and i != chosen
+    asked = [
+        Turn(text.format(p=f"<Prompt{i}>"), WORD if i == chosen else things[i]["pattern"], "pattern")
+        for i in large
+        for text in ASKED  # as often of things that have another one: what a word means, and what it does not
     ]
     turns = asked + rng.sample(kept, min(12, len(kept)))
     return replace(sample, image=file.getvalue(), turns=turns, meta={**sample.meta, "painted": chosen, "large": large})

@@ -30,7 +30,13 @@ SAME = Turn("Is the color of <Prompt0> the same as that of <Prompt1>?", "No, it 
 def settings(samples, processor, tmp_path_factory) -> Any:  # noqa: F811
     """Four scenes and a vision stage that was not trained, its mask embedding at random."""
     folder = tmp_path_factory.mktemp("ablation")
-    write_shard([replace(s, turns=[*s.turns, SAME]) for s in samples[:4]], folder / "scenes" / "part.parquet")
+    more = {"shape": "cube", "material": "matte", "pattern": "plain", "size": "small", "clipped": False, "radius": 1.0}
+    scenes = []
+    for sample in samples[:4]:
+        things = [more | thing for thing in sample.meta["things"]]
+        meta = {**sample.meta, "things": things, "rows": []}
+        scenes.append(replace(sample, turns=[*sample.turns, SAME], meta=meta))
+    write_shard(scenes, folder / "scenes" / "part.parquet")
     model = nano.build(processor.tokenizer)
     torch.nn.init.normal_(model.model.mask_patch_embedding.weight, std=0.5)
     state = {name: value.clone() for name, value in model.state_dict().items()}
