@@ -125,10 +125,10 @@ class Settings:
     steps: int = 700
 
     def stage(self) -> Stage:
-        """nano's own stage on frozen vision; its rate falls to zero, because a run ends here."""
-        (language,) = (stage for stage in nano_stages() if stage.name == "language")
+        """nano's own first stage on frozen vision, all tokens seen; its rate falls to zero, because a run ends here."""
+        (compare,) = (stage for stage in nano_stages() if stage.name == "compare")
         return replace(
-            language, steps=self.steps, at_once=2, heads=0.0, floor=0.0, warmup=min(80, self.steps // 10 + 1)
+            compare, steps=self.steps, at_once=2, heads=0.0, floor=0.0, warmup=min(80, self.steps // 10 + 1)
         )
 
 
