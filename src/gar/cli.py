@@ -301,15 +301,18 @@ def train_nano(
     data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="Training shards (repeatable).")],
     validation: Annotated[Path, typer.Option("--validation", metavar="DIR", help="Held-out shards.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs and the finished model.")],
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="DIR", help="An earlier nano whose vision to begin with.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,
 ) -> None:
     """Train the built-in model on rendered scenes. A stopped run goes on where it was, to the step."""
     _launch(launch)
-    from gar.scenes.text import drill
+    from gar.scenes.text import drill, talk
     from gar.train.nano import run
 
-    run(data, validation, out, drill, seed=seed)
+    run(data, validation, out, talk, drill, start, seed=seed)
 
 
 @train_app.command("finetune")

@@ -46,8 +46,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         width = config.text_config.hidden_size
         self.vision_tower = AutoModel.from_config(config.vision_config)
         if config.tower_levels:
-            channels = self.vision_tower.timm_model.feature_info.channels()
-            self.pyramid = Pyramid(config, channels)
+            levels = self.vision_tower.timm_model.feature_info
+            self.pyramid = Pyramid(config, levels.channels(), levels.reduction())
             mask_width = patch_embedding(self.vision_tower).out_channels
         else:
             mask_width = config.feature_width
@@ -106,7 +106,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         """
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
         return self._place(
-            embeds_BSD, input_ids == self.config.image_token_id, self._context(features_TggD), "image tokens"
+            embeds_BSD, input_ids == self.config.image_token_id, self.context(features_TggD), "image tokens"
         )
 
     def embed_text(self, input_ids: Tensor, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
@@ -134,7 +134,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             scale=1 / stride if self.config.replay_frame == "released" else 1.0,
         )
 
-    def _context(self, features_TggD: Tensor) -> Tensor:
+    def context(self, features_TggD: Tensor) -> Tensor:
+        """The tiles' features as image tokens, tile after tile, row-major: (N, D)."""
         pooling = self.config.context_pooling
         if pooling > 1:
             features_TggD = F.avg_pool2d(features_TggD.permute(0, 3, 1, 2), pooling).permute(0, 2, 3, 1)

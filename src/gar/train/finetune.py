@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_data
-from gar.data.packing import Pack, Spoken, pack
+from gar.data.packing import Pack, pack
 from gar.data.sample import Sample
 from gar.data.stream import Data, Shard
 from gar.inputs.processor import GARProcessor
@@ -232,11 +232,11 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
     objective.eval()
     for packed in packs:
         with torch.no_grad():
-            _, figures, logits = objective([packed])
-        assert logits is not None
+            _, figures, spoken = objective([packed])
+        assert spoken is not None
         number = sum(end - start for (start, end), *_ in packed.answers)
         loss, tokens = loss + figures["language"] * number, tokens + number
-        for turn, said in zip(packed.turns, Spoken.of([packed]).word_for_word(logits), strict=True):
+        for turn, said in zip(packed.turns, spoken.word_for_word(), strict=True):
             for name in {"all", turn.type or "other"}:
                 asked[name] += 1
                 right[name] += said

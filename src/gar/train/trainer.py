@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from gar.data.packing import Pack, collate
+from gar.data.packing import Pack, Reading, collate
 from gar.data.sample import Sample, write_shard
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
@@ -185,8 +185,9 @@ def _check(
         return
     rank, _ = rank_and_world()
     write_shard([p.sample for p in packs], folder / f"samples-{rank}.parquet")
-    batch = collate(packs, objective.pad_id)
+    batch = collate(packs)
     boxes = batch.pop("region_boxes")
+    batch |= {k: v for k, v in vars(Reading.of(packs, objective.pad_id)).items() if k != "rows"}
     save_file(batch, folder / f"batch-{rank}.safetensors", {"region_boxes": json.dumps(boxes)})
     what = f"{loss / usual:.0f} times that of the steps before" if spike else f"{loss}, its gradient's length {norm}"
     raise ValueError(
