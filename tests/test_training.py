@@ -155,7 +155,7 @@ def branches(packed) -> list[list[int]]:
 
 def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, either_processor):
     model = fresh(either_processor)
-    packed = pack(samples[0], either_processor, random.Random(1), num_turns=9, max_regions=3)
+    packed = pack(samples[0], either_processor, random.Random(2), num_turns=9, max_regions=3)
     assert packed is not None and any(turn.choices for turn in packed.turns)
     batch, reading = collate([packed]), Reading.of([packed], 0)
     ids, labels = reading.input_ids, reading.labels
@@ -247,10 +247,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
 
 
 def test_turns_without_a_prefix_stand_in_short_rows_and_ask_only_what_summaries_can_tell(samples, processor):
-    asked = replace(samples[0], turns=samples[0].turns * 8)
-    hidden = pack(asked, processor, random.Random(0), num_turns=60, max_regions=3, hidden=1.0)
+    asked = replace(samples[0], turns=samples[0].turns * 16)
+    hidden = pack(asked, processor, random.Random(0), num_turns=90, max_regions=3, hidden=1.0)
     assert hidden is not None and hidden.hidden and len(hidden.input_ids) > 2 * ROW
-    assert {turn.type for turn in hidden.turns} == {"color"}  # not "detailed", nor what names no region
+    assert {turn.type for turn in hidden.turns} == {"color", "ordering"}  # not "detailed" or what names no region
     reading = Reading.of([hidden], 0)
     assert len(reading.rows) > 2 and reading.input_ids.shape[1] <= ROW
     assert [start for _, start, _ in reading.rows[1:]] == [end for _, _, end in reading.rows[:-1]]

@@ -122,7 +122,7 @@ def pack(
 
     picture = sample.picture()
     masks = [Region.rle(sample.masks[i]).locate(*picture.size) for i in chosen]
-    window = _zoom(picture.size, masks, rng) if rng.random() < zoomed else (0, 0, *picture.size)
+    window = _zoom(picture.size, masks, rng) if masks and rng.random() < zoomed else (0, 0, *picture.size)
     x0, y0, x1, y1 = window
     picture = picture.crop(window)
     located = [_as_drawn(Located.from_mask(mask.mask[y0:y1, x0:x1]), rng) for mask in masks]

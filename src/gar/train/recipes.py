@@ -80,7 +80,7 @@ def nano() -> list[Stage]:
     wording, and see only the summaries of the regions that they name.
     """
     vision = Stage(
-        "vision", steps=1600, batch=16, turns=1, regions=10, zoomed=0.4, language=False, tower_rate=0.5, warmup=40,
+        "vision", steps=1000, batch=16, turns=1, regions=10, zoomed=0.4, language=False, tower_rate=0.5, warmup=40,
         floor=0.02,
     )  # fmt: skip
     compare = Stage(
