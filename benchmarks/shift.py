@@ -1,30 +1,29 @@
-"""nano in rooms that its own generator did not make: other cameras, lamps, tones, sizes and wordings.
+"""Rooms that nano's own generator did not make: other cameras, lamps, tones and sizes, plain questions with options.
 
-    python benchmarks/shift.py --num 150 --out runs/shift [--model DIR]
+    python benchmarks/shift.py --num 150 --out runs/shift
+    gar scenes exam runs/shift --per-scene 20
 
-Renders small rooms with Mitsuba, by a script that shares no line with `gar.scenes`, and asks one model simple questions
-about them, all with options. Prints shares of right answers with 95 % intervals. For development: it shows whether what
-nano learned of rendered rooms is more than the habits of one generator. Nothing trains on these rooms.
+Renders small rooms with Mitsuba, by a script that shares no line with `gar.scenes`. For development: it shows whether
+what nano learned of rendered rooms is more than the habits of one generator. Nothing trains on these rooms.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import random
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import mitsuba as mi
 import numpy as np
 from PIL import Image
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-import gar
-from gar.scenes.exam import interval
+from gar.data.packing import renumber
+from gar.data.sample import Sample, Turn, write_shard
+from gar.regions import encode_rle
 
 mi.set_variant("scalar_rgb")
 from mitsuba import ScalarTransform4f as T  # noqa: E402, N817 (known only once a variant is set)
@@ -60,15 +59,15 @@ def finish(color: tuple[float, ...], pattern: str, material: str, rng: random.Ra
 def solid(thing: dict[str, Any], name: str, flip: bool, bsdf: dict[str, Any]) -> dict[str, Any]:
     """The Mitsuba shapes of a thing; `flip`: of its image behind the back wall."""
     x, y, r = thing["x"], thing["y"], thing["r"]
-    place = T().translate([x, 2 * WALL - y if flip else y, 0]).rotate([0, 0, 1], -thing["turn"] if flip else thing["turn"])
-    two = {"type": "twosided", "bsdf": bsdf}
+    place = T().translate([x, 2 * WALL - y if flip else y, 0]).rotate([0, 0, 1], thing["turn"] * (-1 if flip else 1))
+    common = {"bsdf": {"type": "twosided", "bsdf": bsdf}}
     if thing["shape"] == "sphere":
-        return {f"{name}_a": {"type": "sphere", "to_world": place.translate([0, 0, r]).scale(r), "bsdf": two}}
+        return {f"{name}_a": {"type": "sphere", "to_world": place.translate([0, 0, r]).scale(r), **common}}
     if thing["shape"] == "cube":
-        return {f"{name}_a": {"type": "cube", "to_world": place.translate([0, 0, 0.85 * r]).scale(0.85 * r), "bsdf": two}}
-    side = {"type": "cylinder", "p0": [0, 0, 0], "p1": [0, 0, 1.9 * r], "radius": 0.8 * r, "to_world": place, "bsdf": two}
-    top = {"type": "disk", "to_world": place.translate([0, 0, 1.9 * r]).scale(0.8 * r), "bsdf": two}
-    return {f"{name}_a": side, f"{name}_b": top}
+        return {f"{name}_a": {"type": "cube", "to_world": place.translate([0, 0, 0.85 * r]).scale(0.85 * r), **common}}
+    side = {"type": "cylinder", "p0": [0, 0, 0], "p1": [0, 0, 1.9 * r], "radius": 0.8 * r, "to_world": place}
+    top = {"type": "disk", "to_world": place.translate([0, 0, 1.9 * r]).scale(0.8 * r)}
+    return {f"{name}_a": side | common, f"{name}_b": top | common}
 
 
 def room(seed: int) -> tuple[Image.Image, list[dict[str, Any]]]:
@@ -83,17 +82,17 @@ def room(seed: int) -> tuple[Image.Image, list[dict[str, Any]]]:
             words = {name: rng.choice(options) for name, options in look.items()}
             things.append(words | {"x": x, "y": y, "r": r, "turn": rng.uniform(0, 90)})
     eye = np.array([rng.uniform(-1.2, 1.2), rng.uniform(-6.5, -5.2), rng.uniform(1.6, 3.4)])
-    width, height = 256, 192
     sensor = {
         "type": "perspective", "fov": rng.uniform(42, 52),
         "to_world": T().look_at(origin=eye.tolist(), target=[0, 0.2, 0.45], up=[0, 0, 1]),
-        "film": {"type": "hdrfilm", "width": width, "height": height, "rfilter": {"type": "box"}, "pixel_format": "rgb"},
+        "film": {"type": "hdrfilm", "width": 256, "height": 192, "rfilter": {"type": "box"}, "pixel_format": "rgb"},
         "sampler": {"type": "independent", "sample_count": 8},
     }  # fmt: skip
 
     def tone(low: float, high: float) -> dict[str, Any]:
         gray = rng.uniform(low, high)
-        return {"type": "diffuse", "reflectance": {"type": "rgb", "value": [gray * rng.uniform(0.9, 1.0) for _ in "rgb"]}}
+        value = [gray * rng.uniform(0.9, 1.0) for _ in "rgb"]
+        return {"type": "diffuse", "reflectance": {"type": "rgb", "value": value}}
 
     floor = {"type": "rectangle", "to_world": T().scale(12), "bsdf": tone(0.25, 0.6)}
     upright = T().translate([0, WALL, 0]).rotate([1, 0, 0], 90)
@@ -115,16 +114,19 @@ def room(seed: int) -> tuple[Image.Image, list[dict[str, Any]]]:
         scene |= solid(thing, f"t{i}", False, finish(COLORS[thing["color"]], thing["pattern"], thing["material"], rng))
     loaded = mi.load_dict(scene, optimize=False, parallel=False)
     pixels = np.clip(np.array(mi.render(loaded, seed=seed)), 0, 1) ** (1 / 2.2)
-    shown = {"sensor": sensor, "type": "scene"}
-    plain = {"type": "diffuse"}
-    real = owners(shown | {k: v for k, v in scene.items() if k in ("floor", "wall", "mirror", "lamp") or k[0] == "t" and k[1].isdigit()})
-    ghosts = owners(shown | {k: v for i, t in enumerate(things) for k, v in solid(t, f"t{i}", True, plain).items()})
+    view = {"type": "scene", "sensor": sensor}
+    real = owners(view | {name: part for name, part in scene.items() if name not in ("type", "integrator", "sky")})
+    ghosts = owners(
+        view
+        | {k: part for i, t in enumerate(things) for k, part in solid(t, f"t{i}", True, {"type": "diffuse"}).items()}
+    )
     regions = []
     for i, thing in enumerate(things):
         depth = float(np.hypot(thing["x"] - eye[0], thing["y"] - eye[1]))
         regions.append(thing | {"mask": real == f"t{i}", "kind": "object", "depth": depth})
         if mirror:
-            regions.append(thing | {"mask": (ghosts == f"t{i}") & (real == "mirror"), "kind": "reflection", "depth": 99.0})
+            mask = (ghosts == f"t{i}") & (real == "mirror")
+            regions.append(thing | {"mask": mask, "kind": "reflection"})
     picture = Image.fromarray((255 * pixels + 0.5).astype(np.uint8))
     return picture, [region for region in regions if region["mask"].sum() >= LEAST]
 
@@ -188,40 +190,25 @@ def questions(regions: list[dict[str, Any]], rng: random.Random) -> list[tuple[s
     return asked
 
 
+def sample(seed: int) -> Sample:
+    """A room as a record, its questions all with options."""
+    picture, regions = room(seed)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    turns = []
+    for kind, question, ids, right, options in questions(regions, random.Random(seed)):
+        question, right, *options = (renumber(text, dict(enumerate(ids))) for text in (question, right, *options))
+        turns.append(Turn(question, right, kind, tuple(options)))
+    return Sample(file.getvalue(), [encode_rle(region["mask"]) for region in regions], turns, "shift", "Apache-2.0")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=150, help="rooms")
-    parser.add_argument("--out", type=Path, required=True, help="where the pictures are kept")
-    parser.add_argument("--model", default="nano")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shard")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    predictor = gar.load(given.model)
-    marks: dict[str, list[bool]] = defaultdict(list)
-    for seed in track(range(given.num), "rooms", console=Console(stderr=True)):
-        kept = given.out / f"{seed:04}.npz"
-        if kept.exists():
-            stored = np.load(kept, allow_pickle=False)
-            facts = [dict(zip(("shape", "color", "pattern", "material", "kind"), row, strict=True)) for row in stored["words"]]
-            regions: list[dict[str, Any]] = [
-                fact | {"mask": mask, "depth": float(depth)}
-                for fact, mask, depth in zip(facts, stored["masks"], stored["depths"], strict=True)
-            ]
-            picture = Image.fromarray(stored["picture"])
-        else:
-            picture, regions = room(seed)
-            words = [[str(r[name]) for name in ("shape", "color", "pattern", "material", "kind")] for r in regions]
-            np.savez_compressed(kept, picture=np.asarray(picture), masks=np.array([r["mask"] for r in regions]),
-                                words=np.array(words), depths=np.array([r["depth"] for r in regions]))  # fmt: skip
-            picture.save(given.out / f"{seed:04}.png")
-        for kind, question, ids, right, options in questions(regions, random.Random(seed)):
-            prompts = [gar.Region.mask(regions[i]["mask"]) for i in ids]
-            answer = predictor.ask(picture, question, prompts, options)
-            marks[kind].append(answer.text == right)
-    table = Table("question", "n", "right", "95 %", box=box.SIMPLE)
-    for kind, hits in marks.items():
-        low, high = interval(sum(hits), len(hits))
-        table.add_row(kind, str(len(hits)), f"{sum(hits) / len(hits):.3f}", f"{low:.3f}-{high:.3f}")
-    Console(width=100).print(table)
+    rooms = track(range(given.num), "rooms", console=Console(stderr=True))
+    write_shard(map(sample, rooms), given.out / "rooms.parquet")
 
 
 if __name__ == "__main__":

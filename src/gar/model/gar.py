@@ -8,6 +8,7 @@ S sequence, D language width, g cells along a tile's side, P cells along a repla
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from gar.model.released import TO_OURS
 from gar.model.replay import merge_tiles, replay
 from gar.model.vision import MaskEmbedding, Projector, Pyramid, patch_embedding
 
+# What transformers calls the keys and values of tokens that were read already; it was renamed within version 5.
+KEPT = "cache" if "cache" in signature(PerceptionLMForConditionalGeneration.forward).parameters else "past_key_values"
 Boxes = list[dict[int, tuple[float, float, float, float]]]
 
 
@@ -294,7 +297,6 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         features: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         mentions: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
@@ -302,7 +304,8 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         """Logits (B, S, V), and the mean next-token loss over labels that are not -100. Arguments as for `embed`.
 
         A (B, S) attention_mask also sets the positions, so that padding on either side changes nothing. `mentions`
-        (B, K, D), see `GARModel.mentions`, belong to a continued answer, where the picture is no longer given.
+        (B, K, D), see `GARModel.mentions`, belong to a continued answer, where the picture is no longer given. What was
+        read already is given by the name of `KEPT`.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -312,13 +315,17 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
             )
             if mentions is not None:
                 inputs_embeds = inputs_embeds + self.model.mentioned(input_ids, mentions)
-        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+        if (
+            position_ids is None
+            and kwargs.get(KEPT) is None
+            and attention_mask is not None
+            and attention_mask.ndim == 2
+        ):
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         return super().forward(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,  # pyright: ignore[reportArgumentType]
-            past_key_values=past_key_values,
             labels=None if labels is None else labels.long(),  # pyright: ignore[reportArgumentType]
             logits_to_keep=logits_to_keep,  # named, because `generate` asks for the last place's only where it is
             **kwargs,
