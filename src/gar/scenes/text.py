@@ -481,7 +481,7 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
         question = rng.choice(ask.POSITION).format(x=noun, y=end, z=ends[end == ends[0]], p=_name(i))
     frame = rng.choice(ask.PLACES)
     wrong = [k for k in range(max(4, len(order))) if k != place]
-    texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k)) for k in (place, *rng.sample(wrong, 3))]
+    texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k), k=k + 1) for k in (place, *rng.sample(wrong, 3))]
     return _ask(rng, "ordering", question, word, texts[0], texts[1:])
 
 
