@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_data import BAD, bad, square  # noqa: F401
+from test_data import line as line_of
 from test_training import fresh, processor, released_processor, samples, squares, two_processes  # noqa: F401
 from tiny import IMAGE, random_request
 
@@ -27,6 +29,7 @@ from gar.data.folder import write_jsonl
 from gar.data.formats import open_data
 from gar.data.published import write_coco
 from gar.data.sample import Sample
+from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
 from gar.train import finetune, recipes
@@ -107,12 +110,27 @@ def test_an_adapter_of_a_released_checkpoint_is_exported_in_the_released_layout(
 def test_held_out_records_are_not_trained_on_and_are_the_same_every_time(folder):
     data = open_data(folder / "data")
     training, held_out = finetune.split(data, 0.25, seed=1)
-    assert (training.num_records(), len(held_out)) == (9, 3)
+    assert (training.num_records(), held_out.num_records()) == (9, 3)
     pictures = [sample.image for sample in (*training, *held_out)]
     assert len({*pictures}) == 12 and {*pictures} == {sample.image for sample in data}
-    assert finetune.split(data, 0.25, seed=1)[1] == held_out
+    assert list(finetune.split(data, 0.25, seed=1)[1]) == list(held_out)
     with pytest.raises(ValueError, match="0 of 12 records held out"):
         finetune.split(data, 0.01, seed=1)
+
+
+def test_a_run_goes_on_past_every_kind_of_bad_record_and_lists_each_where_it_stands(folder, bad, tmp_path, capsys):  # noqa: F811
+    told = {"question": "How many squares are there?", "answer": "three"}
+    rows = [line_of(turns=[told], regions=[{"rle": square(k)} for k in range(30)]), line_of(turns=[told], regions=[])]
+    rows += [*BAD.values(), line_of(image="cut.jpg"), line_of(image="cut.jpg", turns=[told])]
+    write_jsonl([squares(seed) for seed in range(10)], bad / "data.jsonl")
+    with (bad / "data.jsonl").open("a") as file:
+        file.write("\n".join(rows))
+    more = ["--lora", "--data", str(bad), "--held-out", "0.5", "--epochs", "1", "--device", "cpu"]
+    assert main(line(folder, tmp_path / "run", *more)) == 0
+    rejects = [json.loads(text) for text in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    found = sorted((int(reject["record"].rpartition("data.jsonl row ")[2]), reject["reason"]) for reject in rejects)
+    assert found == [*enumerate([*BAD, "damaged picture", "damaged picture"], start=12)]
+    assert "gar: 3 records rejected: damaged picture" in capsys.readouterr().err
 
 
 def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
@@ -120,7 +138,7 @@ def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
         model, processor = finetune.opened_model(str(folder / "model"), stage, "cpu")  # noqa: F811
         if stage.lora_rank:
             finetune.add_adapter(model, stage, "", 0)
-        (packed,) = finetune.packs_of(samples[:1], processor, stage, 0)
+        (packed,) = finetune.packs_of(Data([Shard("a", lambda: samples[:1])], Rejects()), processor, stage, 0)
         return finetune.memory(finetune.Objective(model, stage), packed, stage, 1)
 
     whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])

@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from gar.data.formats import open_data
 from gar.data.packing import Pack, Spoken, pack
 from gar.data.sample import Sample
-from gar.data.stream import Data, Shard
+from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import save_released
@@ -128,7 +127,7 @@ def run(
     return report
 
 
-def split(data: Data, share: float, seed: int) -> tuple[Data, list[Sample]]:
+def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Training data without the held-out records, and these; which they are depends on the seed alone.
 
     Records are held out, not pictures: where several records have one picture, give it to one record.
@@ -136,33 +135,20 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, list[Sample]]:
     Raises:
         ValueError: not one record on either side.
     """
-    count = data.num_records()
+    every = [data.rows(shard) for shard in range(len(data.shards))]
+    count = sum(map(len, every))
     number = min(round(count * share), HELD_OUT)
     if not 0 < number < count:
         raise ValueError(f"{number} of {count} records held out: give more data, or another --held-out")
     chosen = set(random.Random(f"{seed}/held out").sample(range(count), number))
-    shards, held, offset = [], [], 0
-    for shard in data.shards:
-        rows = shard.open()
-        kept = [row for row in range(len(rows)) if offset + row not in chosen]
-        mine = [row for row in range(len(rows)) if offset + row in chosen]
-        shards.append(Shard(f"{shard.name} without the held-out", partial(Kept, shard, kept)))
-        held.append(Shard(f"{shard.name} held out", partial(Kept, shard, mine)))
-        offset += len(rows)
-    return Data(shards, data.rejects, data.remote), list(Data(held, data.rejects))
-
-
-class Kept(Sequence[Sample]):
-    """Some rows of a shard."""
-
-    def __init__(self, shard: Shard, rows: list[int]):
-        self.samples, self.rows = shard.open(), rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.samples[self.rows[index]]
+    places = iter(range(count))
+    training, validation = [], []
+    for shard, rows in zip(data.shards, every, strict=True):
+        held = [row for row in rows if next(places) in chosen]
+        for shards, mine in ((training, sorted({*rows} - {*held})), (validation, held)):
+            if mine:
+                shards.append(replace(shard, rows=mine))
+    return Data(training, data.rejects, data.remote), Data(validation, data.rejects, data.remote)
 
 
 def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditionalGeneration, GARProcessor]:
@@ -210,18 +196,13 @@ def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, see
     model.peft_config = {"default": config}  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def packs_of(samples: Sequence[Sample], processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
-    """What held-out samples are asked: the same at every measurement."""
-    ready = []
-    for index, sample in enumerate(samples):
-        rng = random.Random(f"{seed}/measure/{index}")
-        try:
-            made = pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
-        except ValueError:  # counted when the split was made, or refused by the processor
-            made = None
-        if made:
-            ready.append(made)
-    return ready
+def packs_of(data: Data, processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
+    """What held-out records are asked: the same at every measurement. Those that cannot be used are rejects."""
+
+    def asked(sample: Sample, rng: random.Random) -> Pack | None:
+        return pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
+
+    return [made for _, made in data.records(asked, f"{seed}/measure")]
 
 
 def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
