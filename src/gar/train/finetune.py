@@ -33,7 +33,7 @@ from gar.model.released import save_released
 from gar.predictor import load
 from gar.train import recipes
 from gar.train.objective import ADAPTER, Objective
-from gar.train.processes import join
+from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage
 from gar.train.trainer import train
 
@@ -160,7 +160,7 @@ def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditiona
             )
         from transformers import BitsAndBytesConfig
 
-        kept = ["vision_tower", "mask_patch_embedding", "multi_modal_projector", "lm_head"]
+        kept = ["model.vision_tower", "model.multi_modal_projector", "model.mention", "lm_head"]  # from the root on
         network = GARForConditionalGeneration.from_pretrained(
             name,
             dtype=torch.bfloat16,
@@ -228,7 +228,8 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
 def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> dict[str, int]:
     """Bytes of each process in training, from the tensors themselves and from one pass.
 
-    On a GPU it goes forward and back, and its highest mark counts; elsewhere, what autograd keeps to go back.
+    On a GPU it goes forward and all the way back, to the first weight that trains: the others' gradients, which would
+    need as much room as all weights, are not made. Its highest mark counts; elsewhere, what autograd keeps to go back.
 
     Args:
         packed: the longest example to be expected.
@@ -249,9 +250,9 @@ def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> 
     if objective.device.type == "cuda":
         before = torch.cuda.memory_allocated(objective.device)
         torch.cuda.reset_peak_memory_stats(objective.device)
-        objective([packed])[0].backward()
-        objective.zero_grad(set_to_none=True)
-        activations = torch.cuda.max_memory_allocated(objective.device) - before - gradients
+        first = next(p for p in objective.parameters() if p.requires_grad)
+        torch.autograd.grad(objective([packed])[0], first)
+        activations = torch.cuda.max_memory_allocated(objective.device) - before
     else:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             objective([packed])
@@ -266,20 +267,25 @@ def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> 
 
 
 def budget_table(budget: dict[str, int], device: torch.device) -> str:
-    """The budget as lines, against what the device has."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    """The budget as lines, against what the process can have of a GPU: what it holds already, and what is free."""
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
     lines = [f"{name:12}{size / 2**30:9.3f} GiB" for name, size in {**budget, "sum": sum(budget.values())}.items()]
-    lines += [f"{'free':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
+    lines += [f"{'there is':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
     return "memory of one process, measured on its longest held-out example\n  " + "\n  ".join(lines)
 
 
 def whole_weights(model: GARForConditionalGeneration, adapter: bool) -> dict[str, Tensor]:
-    """The weights of a model or of its adapter, on the CPU, gathered from all processes, which all call it."""
+    """The weights of a model or of its adapter, on the CPU, gathered from all processes, which all call it.
+
+    The first one gets them: as many copies as GPUs can be more than a machine holds.
+    """
+    rank, _ = rank_and_world()
     weights = {}
     for name, value in model.state_dict().items():
         if not adapter or ADAPTER in name:
             whole = value.full_tensor() if isinstance(value, DTensor) else value
-            weights[name] = whole.detach().cpu().contiguous()
+            if rank == 0:
+                weights[name] = whole.detach().cpu().contiguous()
     return weights
 
 
