@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import sys
 from collections import Counter
@@ -79,9 +78,18 @@ def run(
         ValueError: too few records, or what the data, the checkpoint or the recipe refuses.
     """
     if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     rank, world = join("nccl" if device.startswith("cuda") else "gloo")
-    opened = open_data(data, pictures=pictures, rejects=out / "rejects.jsonl")
+    if sharded and not dist.is_initialized():
+        raise ValueError("--shard spreads a model over several processes: give --launch N too, or start with torchrun")
+    begun, rejects = out / "begun.json", out / "rejects.jsonl"
+    settings = {"data": str(data), "pictures": str(pictures), "model": model, "recipe": recipe}
+    settings |= {"held_out": held_out, "seed": seed}
+    before = _go_on(begun, settings)
+    if before is None and rank == 0:
+        rejects.unlink(missing_ok=True)  # of a start that failed
+    gathered(None)
+    opened = open_data(data, pictures=pictures, rejects=rejects)
     training, validation = split(opened, held_out, seed)
     options = {} if epochs is None else {"epochs": epochs}
     (stage,) = RECIPES[recipe](training.num_records(), **options)
@@ -94,21 +102,19 @@ def run(
     if not ready:
         reason = opened.rejects.last or "none of their questions fits"
         raise ValueError(
-            f"{data}: no held-out record can be used ({reason}); all reasons are in {out / 'rejects.jsonl'}. If the "
-            "pictures lie elsewhere, give --pictures DIR"
+            f"{data}: no held-out record can be used ({reason}); all reasons are in {rejects}. If the pictures lie "
+            "elsewhere, give --pictures DIR"
         )
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
-    report_file, before_file = out / "report.json", out / "before.json"
     if rank == 0:
         budget = memory(objective, max(ready, key=lambda p: len(p.input_ids)), stage, world if sharded else 1)
         print(budget_table(budget, objective.device), file=sys.stderr)
-        if not before_file.exists():
-            before_file.parent.mkdir(parents=True, exist_ok=True)
-            before_file.write_text(json.dumps(measure(objective, ready)))
-    if world > 1:
-        dist.barrier()
-    before = json.loads(before_file.read_text())
+        if before is None:
+            before = measure(objective, ready)
+            begun.parent.mkdir(parents=True, exist_ok=True)
+            begun.write_text(json.dumps({"settings": settings, "before": before}))
+    before = gathered(before)[0]
     objective = train(
         network, processor, training, stage, out,
         seed=seed, save_every=save_every, log_every=10, workers=workers, sharded=sharded,
@@ -118,13 +124,28 @@ def run(
     weights = whole_weights(network, adapter=bool(stage.lora_rank))
     report = {"data": str(data), "model": model, "recipe": recipe, "before": before, "after": after}
     if rank == 0:
-        for reason, count in opened.rejects.counts().items():
-            print(f"gar: {count} records rejected: {reason}", file=sys.stderr)
+        if counts := opened.rejects.counts():
+            listed = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+            print(f"gar: rejected: {listed}; see {rejects}", file=sys.stderr)
         write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
-        report_file.write_text(json.dumps(report, indent=2) + "\n")
-    if world > 1:
-        dist.barrier()
+        (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    gathered(None)
     return report
+
+
+def _go_on(begun: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured before, where a run has begun here; None where none has.
+
+    Raises:
+        ValueError: it was another one.
+    """
+    if not begun.exists():
+        return None
+    known = json.loads(begun.read_text())
+    for name, value in settings.items():
+        if (there := known["settings"][name]) != value:
+            raise ValueError(f"{begun.parent} holds a run with {name} {there}, not {value}: name another --out")
+    return known["before"]
 
 
 def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
@@ -175,7 +196,10 @@ def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditiona
         return network, GARProcessor.from_pretrained(name, config=network.config)
     frozen = stage.lora_rank and device.startswith("cuda")
     predictor = load(name, device=device, dtype="bfloat16" if frozen else "float32")
-    return predictor.model, predictor.processor
+    network, processor = predictor.model, predictor.processor
+    if stage.max_tiles:
+        processor.config.max_num_tiles = stage.max_tiles
+    return network, processor
 
 
 def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, seed: int) -> None:
