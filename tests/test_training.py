@@ -190,6 +190,30 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
     assert torch.allclose(ranking, torch.stack(groups).mean(), atol=1e-5)
 
 
+RECOMPUTED = {"use_reentrant": False}
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 0.0), (torch.bfloat16, 0.02)])
+def test_gradients_stay_the_same_where_activations_are_recomputed_and_nearly_so_in_bfloat16(
+    samples, either_processor, dtype, error
+):
+    """What a GPU does, here on a CPU."""
+    packs: Any = [pack(samples[0], either_processor, random.Random(1), num_turns=9, max_regions=3)]
+    found = []
+    for like_a_gpu in (False, True):
+        model = fresh(either_processor)
+        if like_a_gpu:
+            model.gradient_checkpointing_enable(RECOMPUTED)
+        objective = Objective(model, Stage("a", steps=1, batch=1, turns=9, regions=3, heads=0.0))
+        objective.training_mode()
+        with torch.autocast("cpu", dtype, enabled=like_a_gpu and dtype != torch.float32):
+            objective(packs)[0].backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    plain, recomputed = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in found)
+    assert error / 10 <= (recomputed - plain).norm() / plain.norm() <= error
+
+
 def test_descriptions_in_the_released_form_are_the_published_conversations_of_one_turn(samples, released_processor):
     described = replace(samples[0], turns=[turn for turn in samples[0].turns if turn.type == "detailed"])
     packed = pack(described, released_processor, random.Random(0), num_turns=3, max_regions=3)

@@ -79,6 +79,8 @@ def load(
         torch_device = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}, expected auto, cpu, cuda, cuda:0, mps, ...") from error
+    if torch_device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no GPU here: take cpu")
     source = str(model)
     if Path(source, "adapter_config.json").is_file():
         return _adapted(source, device, dtype, segment)

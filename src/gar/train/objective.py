@@ -129,8 +129,10 @@ class Objective(nn.Module):
         anew; the rest together, once. On a GPU in bfloat16, with gradients added up over the processes in float32.
 
         Raises:
-            ValueError: the stage trains by Muon, which needs whole matrices.
+            ValueError: the stage trains by Muon, which needs whole matrices, or over weights of 4 bits.
         """
+        if self.stage.four_bit:
+            raise ValueError(f"stage {self.stage.name}: weights of 4 bits cannot be spread; take lora, or no --shard")
         if self.stage.muon_rate:
             raise ValueError(f"stage {self.stage.name}: Muon needs whole matrices; shard with muon_rate=0, by AdamW")
         kinds: dict[str, Any] = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}

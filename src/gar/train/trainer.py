@@ -71,8 +71,6 @@ def train(
         ValueError: the loss is no number, or a spike; the batch is saved in `out`. A batch that processes cannot share.
     """
     rank, world = rank_and_world()
-    if stage.max_tiles:
-        processor.config.max_num_tiles = stage.max_tiles
     objective = Objective(model, stage, heads, processor.tokenizer.pad_token_id)
     if sharded:
         objective.shard(init_device_mesh(objective.device.type, (world,)))
