@@ -127,9 +127,7 @@ class Settings:
     def stage(self) -> Stage:
         """nano's own first stage on frozen vision, all tokens seen; its rate falls to zero, because a run ends here."""
         (compare,) = (stage for stage in nano_stages() if stage.name == "compare")
-        return replace(
-            compare, steps=self.steps, at_once=2, heads=0.0, floor=0.0, warmup=min(80, self.steps // 10 + 1)
-        )
+        return replace(compare, steps=self.steps, at_once=2, heads=0.0, floor=0.0, warmup=min(80, self.steps // 10 + 1))
 
 
 class Writer(PromptWriter):
