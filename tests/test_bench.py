@@ -277,6 +277,22 @@ def test_a_live_judge_is_read_strictly_and_a_silent_one_leaves_an_item_unscored(
     assert by(Fixed({}))["unscored"] == {"the judge did not reply": 4}
 
 
+def test_without_a_judge_answers_are_measured_beside_the_references_that_there_are(tmp_path: Path, capsys):
+    small.ferret(tmp_path)
+    path = small.write(tmp_path / "p.json", [{"image": f"00{k}.jpg", "text": f"Answer {k}."} for k in range(3)])
+    command = ["bench", "score", "ferret", "--predictions", str(path), "--data", str(tmp_path / "annotations")]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scores"] == {} and found["unscored"] == {"no verdict": 3, "no answer": 1}
+    assert found["without_judge"]["rouge-l"] == {"value": 1, "ci95": [1, 1], "n": 3}
+    assert "--judge URL" in found["notes"][0]
+    assert {*found["without_judge"]} == {"bleu", "rouge-l", "cider"}
+    assert main(command) == 0 and "no judge: rouge-l" in capsys.readouterr().out
+    small.dlc(tmp_path / "dlc")
+    found = scored(benchmark("dlc"), small.write(tmp_path / "dlc/p.json", {"11": "a cup"}), judge=Fixed("A"))
+    assert found["without_judge"] == {} and found["notes"] == []
+
+
 # --- rotated choices, flags, statistics -------------------------------------------------------------------------------
 
 

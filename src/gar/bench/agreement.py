@@ -7,15 +7,14 @@ and are missing from an estimate's `n`. Intervals resample pictures. Knows lists
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from gar.bench.catalog import benchmark
-from gar.bench.statistics import RESAMPLES, Estimate, mean
+from gar.bench.statistics import Estimate, mean, resampled
 
 
 def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def kappa(first: Sequence[Any], second: Sequence[Any], pictures: Sequence[Hashab
         by_chance = table.sum(2)[:, :, None] * table.sum(1)[:, None, :]
         return 1 - (table * apart).sum((1, 2)) * table.sum((1, 2)) / (by_chance * apart).sum((1, 2))
 
-    return _resampled(tables.reshape(len(known), size * size), [pictures[k] for k in known], statistic)
+    return resampled(tables.reshape(len(known), size * size), [pictures[k] for k in known], statistic)
 
 
 def length_bias(verdicts: Sequence[float | None], answers: Sequence[str], pictures: Sequence[Hashable]) -> Estimate:
@@ -132,7 +131,7 @@ def length_bias(verdicts: Sequence[float | None], answers: Sequence[str], pictur
         return (n * sxy - sx * sy) / np.sqrt((n * sxx - sx**2) * (n * syy - sy**2))
 
     figures = np.stack([np.ones(len(known)), x, y, x * x, y * y, x * y], 1)
-    return _resampled(figures, [pictures[k] for k in known], statistic)
+    return resampled(figures, [pictures[k] for k in known], statistic)
 
 
 def consistency(repeats: Sequence[Sequence[Any]], pictures: Sequence[Hashable]) -> Estimate:
@@ -148,24 +147,3 @@ def consistency(repeats: Sequence[Sequence[Any]], pictures: Sequence[Hashable]) 
             same.append(sum(pairs) / len(pairs))
             where.append(picture)
     return mean(same, where)
-
-
-def _resampled(
-    figures: np.ndarray, pictures: Sequence[Hashable], statistic: Callable[[np.ndarray], np.ndarray]
-) -> Estimate:
-    """A statistic of sums over items, with its percentile interval.
-
-    Args:
-        figures: what is summed, a row for each item.
-        statistic: from sums (draws, figures) to values (draws,).
-    """
-    names = {name: k for k, name in enumerate(dict.fromkeys(pictures))}
-    sums = np.zeros((len(names), figures.shape[1]))
-    np.add.at(sums, [names[picture] for picture in pictures], figures)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = float(statistic(sums.sum(0, keepdims=True))[0]) if len(names) else math.nan
-        if math.isnan(value) or len(names) < 2:
-            return Estimate(value, math.nan, math.nan, len(figures))
-        times = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-        low, high = np.nanpercentile(statistic(times @ sums), [2.5, 97.5])
-    return Estimate(value, float(low), float(high), len(figures))

@@ -1,5 +1,7 @@
-"""What a caption is worth beside captions that people wrote, without a judge: CIDEr, written out here, and METEOR of
-pycocoevalcap (which runs Java). Knows texts only.
+"""What a caption is worth beside reference texts, without a judge: BLEU, ROUGE-L, CIDEr, all written out here, and
+METEOR of pycocoevalcap (which runs Java). Knows texts only.
+
+Tokens are what spaces separate: pass texts through `words` first.
 """
 
 from __future__ import annotations
@@ -7,7 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from gar.bench.statistics import Estimate, mean, resampled
 
 ORDERS = (1, 2, 3, 4)  # lengths of the n-grams that count
 SIGMA = 6.0  # words of difference in length that a caption is forgiven
@@ -23,11 +29,71 @@ def words(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", text.lower()))
 
 
+def figures_beside(
+    captions: Sequence[str], references: Sequence[Sequence[str]], pictures: Sequence[Hashable]
+) -> dict[str, Estimate]:
+    """All figures that need neither judge nor other programs, of texts as they are; resampled by pictures."""
+    said = [words(text) for text in captions]
+    meant = [[words(text) for text in texts] for texts in references]
+    pairs = list(zip(said, meant, strict=True))
+    return {
+        "bleu": resampled(np.array([bleu_counts(*pair) for pair in pairs], float), pictures, bleu),
+        "rouge-l": mean([rouge_l(*pair) for pair in pairs], pictures),
+        "cider": mean(cider(said, meant), pictures),
+    }
+
+
+def bleu_counts(caption: str, references: Sequence[str]) -> list[int]:
+    """What BLEU adds up over a data set: a caption's words, those of the reference nearest in length, and for each of
+    `ORDERS` the caption's n-grams; then, for each again, how many of these a reference has as well."""
+    mine, theirs = _grams(caption), Counter[Grams]()
+    for text in references:
+        theirs |= _grams(text)
+    length = len(caption.split())
+    nearest = min((len(text.split()) for text in references), key=lambda other: (abs(other - length), other))
+    counted = [[sum(some[gram] for gram in some if len(gram) == n) for n in ORDERS] for some in (mine, mine & theirs)]
+    return [length, nearest, *counted[0], *counted[1]]
+
+
+def bleu(sums: np.ndarray) -> np.ndarray:
+    """BLEU (Papineni et al. 2002), 0..100, of sums (draws, 10) of `bleu_counts`.
+
+    As sacrebleu has it by default: where no n-gram of a length is in a reference, half of one is, then a quarter, ...
+    """
+    length, nearest = sums[:, :1], sums[:, 1:2]
+    there, shared = np.split(sums[:, 2:], 2, axis=1)
+    halvings = np.cumsum(shared == 0, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(shared > 0, shared, 0.5**halvings) / there
+        brevity = np.exp(np.minimum(1 - nearest / length, 0))[:, 0]
+        values = 100 * brevity * np.exp(np.log(shares).mean(1))
+    return np.where(shared.any(1) & there.all(1), values, 0)
+
+
+def rouge_l(caption: str, references: Sequence[str]) -> float:
+    """ROUGE-L (Lin 2004), 0..1: F-measure of the longest common subsequence with the reference that it fits best.
+
+    As rouge-score has it, without stemming.
+    """
+    said = caption.split()
+
+    def likeness(meant: list[str]) -> float:
+        longest = [0] * (len(meant) + 1)
+        for word in said:
+            before = longest
+            longest = [0]
+            for k, other in enumerate(meant):
+                longest.append(before[k] + 1 if word == other else max(before[k + 1], longest[k]))
+        return 2 * longest[-1] / (len(said) + len(meant)) if said and meant else 0.0
+
+    return max(likeness(text.split()) for text in references)
+
+
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of each caption, 0..10; that of a data set is their mean (Vedantam et al. 2015, section 5).
 
     N-grams weigh the more the fewer items have them among their references, so a value belongs to its data set; all
-    are 0 where there is but one item. Tokens are what spaces separate: pass texts through `words` first.
+    are 0 where there is but one item.
     """
     there = [[_grams(text) for text in texts] for texts in references]
     items_with = Counter(gram for texts in there for gram in set().union(*texts))
@@ -67,7 +133,7 @@ def _clipped_cosine(caption: dict[Grams, float], reference: dict[Grams, float]) 
 
 
 def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """METEOR 1.5 of each caption, 0..1. Pass texts through `words` first.
+    """METEOR 1.5 of each caption, 0..1.
 
     Raises:
         ValueError: the package (100 MB, in no extra of ours) or Java is missing.

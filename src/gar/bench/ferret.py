@@ -62,6 +62,9 @@ First line: the two ratings, that of answer 1 first, with one space between them
             found.append(Item(str(number), image, (mask,), picture=row["image"], truth=truth))
         return found
 
+    def references(self, item: Item) -> Sequence[str]:
+        return (item.truth["answer"],) if item.truth["answer"] else ()
+
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
         """Of the model's outputs (the picture's path has lost its last separator), or of the judge's answer file."""
         named = [(row.get("image_path") or row["image"], row.get("caption", row.get("text"))) for row in rows]

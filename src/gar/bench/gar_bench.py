@@ -155,6 +155,9 @@ Write one word: True or False."""
         picture = row.get("image_path", row["image"])
         return Item(index, row["image"], tuple(row["mask_rles"]), row["question"], picture=picture, truth=truth)
 
+    def references(self, item: Item) -> Sequence[str]:
+        return (item.truth["truth"],)
+
 
 class Detailed(_Caption):
     name = "gar-bench-caption-detailed"

@@ -55,6 +55,9 @@ First line: the two ratings, that of answer 1 first, with one space between them
             found.append(Item(image, image, masks, type=kind, picture=image, truth=truth))
         return found
 
+    def references(self, item: Item) -> Sequence[str]:
+        return (together(item.truth["captions"]),)
+
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
         texts: dict[tuple[str, str], list[str]] = {}
         for row in rows:

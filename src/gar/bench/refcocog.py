@@ -36,6 +36,9 @@ class RefCOCOg(Benchmark):
             found[key] = Item(key, file, (mask,), self.question, picture=file, truth=references[key])
         return list(found.values())
 
+    def references(self, item: Item) -> Sequence[str]:
+        return item.truth
+
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
         """A list in the form of COCO captions' results, in which "image_id" names the region."""
         return {str(row["image_id"]): row["caption"] for row in rows}

@@ -56,7 +56,7 @@ def scored(
     """Score a file of answers; see `gar bench score`.
 
     Raises:
-        ValueError: a file is missing, or is not of this benchmark; a judge is needed.
+        ValueError: a file is missing, or is not of this benchmark; nothing can be said without a judge.
     """
     everything, folder = load(benchmark, data, predictions)
     order = order_of(predictions)
@@ -84,6 +84,8 @@ def scored(
         found["judge"] = {"name": judge.name, "wording": first_line, "repeat": repeat}
     elif verdicts is not None:
         found["judge"] = _judge_of(verdicts)
+    elif benchmark.judged:
+        found["notes"].append("no judge: its figures need --judge URL --judge-model ID, or --verdicts FILE")
     if with_splits:
         found["splits"] = splits(benchmark, asked, scores)
     rows = [
@@ -204,7 +206,7 @@ def table(found: dict[str, Any]) -> Table:
     for name, row in found["scores"].items():
         published, guess = found["as_published"].get(name), found["guess"].get(name)
         shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}", guess and _number(guess))
-    for split, kinds in found.get("splits", {}).items():
+    for split, kinds in {"no judge": found.get("without_judge", {}), **found.get("splits", {})}.items():
         for kind, row in kinds.items():
             shown.add_row(f"{split}: {kind}", *_cells(row))
     return shown

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,27 @@ def ratio(above: Sequence[float], below: Sequence[float], pictures: Sequence[Has
             rng=np.random.default_rng(0),
         ).confidence_interval
     return Estimate(float(value), float(interval.low), float(interval.high), len(above))
+
+
+def resampled(
+    figures: np.ndarray, pictures: Sequence[Hashable], statistic: Callable[[np.ndarray], np.ndarray]
+) -> Estimate:
+    """A statistic of sums over items, with its percentile interval.
+
+    Args:
+        figures: what is summed, a row for each item.
+        statistic: from sums (draws, figures) to values (draws,).
+    """
+    names = {name: k for k, name in enumerate(dict.fromkeys(pictures))}
+    sums = np.zeros((len(names), figures.shape[1]))
+    np.add.at(sums, [names[picture] for picture in pictures], figures)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(statistic(sums.sum(0, keepdims=True))[0]) if len(names) else math.nan
+        if math.isnan(value) or len(names) < 2:
+            return Estimate(value, math.nan, math.nan, len(figures))
+        times = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+        low, high = np.nanpercentile(statistic(times @ sums), [2.5, 97.5])
+    return Estimate(value, float(low), float(high), len(figures))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from gar.bench.captions import figures_beside
 from gar.bench.judges import Judge, Question, ask_all
 from gar.bench.statistics import Estimate, mean
 from gar.regions import Region, load_image
@@ -104,6 +105,10 @@ class Benchmark:
     def items(self, path: Path) -> list[Item]:
         """All items, from the file of annotations and those beside it."""
         raise NotImplementedError
+
+    def references(self, item: Item) -> Sequence[str]:
+        """Texts that an answer can be measured beside without a judge (`gar.bench.captions`)."""
+        return ()
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
         """Answers by item, from the parsed content of a published predictions file."""
@@ -257,7 +262,8 @@ def evaluate(
         repeat: asked with another number, the judge answers anew; see `gar.bench.judges.Question`.
 
     Raises:
-        ValueError: the benchmark needs a judge or verdicts; the verdicts are not of this benchmark.
+        ValueError: the benchmark needs a judge or verdicts, having no references either; the verdicts are not of this
+            benchmark.
     """
     replies: dict[str, list[str | None] | str] = {}
     errors: dict[str, str] = {}
@@ -274,7 +280,7 @@ def evaluate(
                 raise ValueError(f"{verdicts}: the verdict on {name} is {wrong[0]!r}, expected a text")
     elif judge is not None:
         replies, errors = _ask(benchmark, items, answers, judge, wording or benchmark.wording, folder, repeat)
-    elif benchmark.judged:
+    elif benchmark.judged and not any(benchmark.references(item) for item in items):
         raise ValueError(
             f"{benchmark.name} needs a judge: give --judge URL --judge-model ID, or stored replies with --verdicts FILE"
         )
@@ -336,15 +342,27 @@ def _kept_replies(rows: Sequence[dict[str, Any]], answers: dict[str, str]) -> di
 def result(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
     """The figures of a run, in the form of `gar bench score --json`."""
     figures = benchmark.summary(items, scores)
+    beside = _beside_references(benchmark, items, scores)
     return {
         "benchmark": benchmark.name,
         "n": len(items),
         "scores": {name: estimate.json() for name, estimate in figures.items() if not math.isnan(estimate.value)},
+        "without_judge": {name: estimate.json() for name, estimate in beside.items() if name not in figures},
         "as_published": benchmark.as_published(items, scores),
         "guess": {name: round(value, 6) for name, value in benchmark.guess(items, scores).items()},
         "unscored": Counter(score.explanation.partition(":")[0] for score in scores if score.value is None),
         "notes": benchmark.notes(items, scores),
     }
+
+
+def _beside_references(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
+    """The figures of all answers to items with references, judged or not."""
+    there = [
+        (score.answer, texts, item.picture)
+        for item, score in zip(items, scores, strict=True)
+        if score.explanation != NO_ANSWER and (texts := benchmark.references(item))
+    ]
+    return figures_beside(*zip(*there, strict=True)) if there else {}
 
 
 def ordered(items: Sequence[Item], order: str) -> list[Item]:

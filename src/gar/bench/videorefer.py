@@ -92,6 +92,9 @@ Write one JSON object with these four names and their ratings, nothing else."""
             for index, row in enumerate(read_json(path))
         ]
 
+    def references(self, item: Item) -> Sequence[str]:
+        return (item.truth,)
+
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
         return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
 
