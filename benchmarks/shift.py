@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-import mitsuba as mi
+import mitsuba
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -25,15 +25,16 @@ from gar.data.packing import renumber
 from gar.data.sample import Sample, Turn, write_shard
 from gar.regions import encode_rle
 
+mi: Any = mitsuba  # its type hints are those of another variant
 mi.set_variant("scalar_rgb")
-from mitsuba import ScalarTransform4f as T  # noqa: E402, N817 (known only once a variant is set)
+T = mi.ScalarTransform4f
 
 COLORS = {
     "red": (0.72, 0.05, 0.05), "green": (0.06, 0.45, 0.08), "blue": (0.05, 0.12, 0.68), "yellow": (0.85, 0.7, 0.05),
     "orange": (0.9, 0.32, 0.03), "purple": (0.3, 0.06, 0.5), "gray": (0.25, 0.25, 0.25), "brown": (0.22, 0.1, 0.04),
 }  # fmt: skip
 SHAPES, PATTERNS, MATERIALS = ("sphere", "cube", "cylinder"), ("plain", "checkered", "striped"), ("metal", "matte")
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+ORDINALS: list[str] = ["first", "second", "third", "fourth", "fifth", "sixth"]
 WALL = 2.6  # y of the back wall, in front of which all stands
 LEAST = 160  # pixels of a region that is asked about
 

@@ -286,15 +286,33 @@ def test_packs_without_a_prefix_have_the_losses_of_each_by_itself(samples, proce
     asked = [replace(sample, turns=[t for t in sample.turns if t.type == "color"] * 6) for sample in samples[:4]]
     stage = Stage("language", steps=1, batch=4, turns=30, regions=3)
     objective = Objective(fresh(processor), stage, pad_id=0).eval()
-    packs = [
+    packs: list[Any] = [
         pack(sample, processor, random.Random(i), num_turns=30, max_regions=3, hidden=i % 2)
         for i, sample in enumerate(asked)
     ]
     with torch.no_grad():
-        _, _, together = objective(packs)
+        together: Any = objective(packs)[2]
         alone = Spoken.joined([objective([p])[2] for p in sorted(packs, key=lambda p: p.hidden)])
     assert together.turns == alone.turns and torch.equal(together.ids, alone.ids)
     assert torch.allclose(together.losses, alone.losses, atol=1e-5)
+
+
+def test_vision_goes_on_from_an_earlier_nano_whose_tower_has_a_level_less(processor, tmp_path):
+    config = nano.config(processor.tokenizer)
+    config.tower_levels, config.vision_config.model_args = 3, {"features_only": True, "out_indices": [2, 3, 4]}
+    torch.manual_seed(0)
+    earlier = GARForConditionalGeneration(config).eval()
+    earlier.save_pretrained(tmp_path)
+    later = GARForConditionalGeneration(nano.config(processor.tokenizer)).eval()
+    nano.load_vision(later, tmp_path)
+    picture, mask = torch.rand(1, 3, 224, 224), torch.ones(1, 224, 224)
+    with torch.no_grad():
+        features = [model.model.encode(picture, mask) for model in (earlier, later)]
+    assert torch.allclose(*features, atol=1e-5)
+    other = nano.config(processor.tokenizer)
+    other.feature_width = 64
+    with pytest.raises(ValueError, match="is no earlier nano"):
+        nano.load_vision(GARForConditionalGeneration(other), tmp_path)
 
 
 def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells(samples, processor):

@@ -294,18 +294,24 @@ def run(
 
 
 def load_vision(model: GARForConditionalGeneration, folder: Path) -> None:
-    """Begin with the vision of an earlier nano; a level of its tower that the earlier one did not read adds nothing."""
-    theirs = load_file(folder / "model.safetensors")
-    lateral = model.model.pyramid.lateral
-    new = len(lateral) - sum(re.fullmatch(r"model\.pyramid\.lateral\.\d+\.weight", name) is not None for name in theirs)
-    for conv in lateral[:new]:
-        torch.nn.init.zeros_(conv.weight)
-    weights = {}
-    for name, value in theirs.items():
-        if part_of(name) in VISION:
-            name = re.sub(r"(?<=lateral\.)\d+", lambda m: str(int(m[0]) + new), name)
-            weights[name] = value.float()
-    model.load_state_dict(weights, strict=False)
+    """Begin with the vision of an earlier nano; a level of its tower that the earlier one did not read adds nothing.
+
+    Raises:
+        ValueError: the folder holds another model.
+    """
+    theirs = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    lateral = [name for name in model.state_dict() if "pyramid.lateral" in name]
+    new = (len(lateral) - sum("pyramid.lateral" in name for name in theirs)) // 2
+    vision = {
+        re.sub(r"(?<=lateral\.)\d+", lambda m: str(int(m[0]) + new), name): value
+        for name, value in theirs.items()
+        if part_of(name) in VISION
+    }
+    added = {name: torch.zeros_like(model.state_dict()[name]) for name in lateral if name not in vision}
+    ours = {name: value.shape for name, value in model.state_dict().items() if part_of(name) in VISION}
+    if {name: value.shape for name, value in (vision | added).items()} != ours:
+        raise ValueError(f"{folder} is no earlier nano: its vision has other weights than today's")
+    model.load_state_dict(vision | added, strict=False)
 
 
 def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:
