@@ -307,8 +307,8 @@ def test_vision_goes_on_from_an_earlier_nano_whose_tower_has_a_level_less(proces
     nano.load_vision(later, tmp_path)
     picture, mask = torch.rand(1, 3, 224, 224), torch.ones(1, 224, 224)
     with torch.no_grad():
-        features = [model.model.encode(picture, mask) for model in (earlier, later)]
-    assert torch.allclose(*features, atol=1e-5)
+        before, after = [model.model.encode(picture, mask) for model in (earlier, later)]
+    assert torch.allclose(before, after, atol=1e-5)
     other = nano.config(processor.tokenizer)
     other.feature_width = 64
     with pytest.raises(ValueError, match="is no earlier nano"):
