@@ -132,10 +132,18 @@ def tile_flops(objective: Objective) -> int:
     return counter.get_total_flops()
 
 
-def sequence_flops(config: GARConfig, length: int, causal: bool) -> int:
-    """Of one sequence in the language model, forward and backward, with the head at every token."""
+def sequence_flops(config: GARConfig, sequence: Pack | Request) -> int:
+    """Of one sequence in the language model, forward and backward.
+
+    A pack's attention has a mask, and its head speaks the answers alone; else attention is causal and the head speaks
+    at every token.
+    """
     text: Any = config.text_config
-    return 3 * (text_flops(config, length, causal=causal) + 2 * (length - 1) * text.hidden_size * text.vocab_size)
+    length = spoken = len(sequence.input_ids)
+    if isinstance(sequence, Pack):
+        spoken = sum(end - start for spans in sequence.answers for start, end in spans)
+    blocks = text_flops(config, length, causal=not isinstance(sequence, Pack))  # with the head at one token
+    return 3 * (blocks + 2 * (spoken - 1) * text.hidden_size * text.vocab_size)
 
 
 def measure(name: str, repeat: int, pictures: int | None) -> list[Result]:
@@ -174,7 +182,7 @@ def measure(name: str, repeat: int, pictures: int | None) -> list[Result]:
     for schedule, (sequences, _) in schedules.items():
         labels.append(sum(label != IGNORED for s in sequences for label in s.labels or []))
         texts = sum(token not in placeholders for s in sequences for token in s.input_ids)
-        flops[schedule] = sum(sequence_flops(config, len(s.input_ids), schedule != "ours") for s in sequences)
+        flops[schedule] = sum(sequence_flops(config, s) for s in sequences)
         flops[schedule] += tile * sum(len(s.mask_tiles) for s in sequences)
         took, base = statistics.median(seconds[schedule]), statistics.median(seconds["ours"])
         results.append(

@@ -418,18 +418,33 @@ def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, proces
         Steps(samples, processor, replace(stage, at_once=2), 0)
 
 
+def groups_of(world: int, lengths: list[int], stage: Stage) -> list[list[tuple[float, list[Any]]]]:
+    """For each process its groups with their weights; packs know their place in the step."""
+    found = []
+    for rank in range(world):
+        packs: Any = [SimpleNamespace(input_ids=[0] * lengths[i], place=i) for i in share(stage, rank, world)]
+        groups: Any = trainer._groups(packs, stage, world)
+        found.append(list(groups))
+    return found
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_groups_are_shared_whole_and_weigh_the_same_whatever_the_number_of_processes(world: int):
     stage = Stage("a", steps=1, batch=10, turns=1, regions=1, at_once=2)
-    shares = [share(stage, rank, world) for rank in range(world)]
-    assert [place for part in shares for place in part] == list(range(10))
-    weights: Counter[int] = Counter()
-    for part in shares:
-        packs: Any = [SimpleNamespace(input_ids=[0] * place, place=place) for place in part]
-        groups: Any = trainer._groups(packs, stage, world)
-        for weight, group in groups:
-            weights.update({p.place: weight / world for p in group})
-    assert list(weights.values()) == pytest.approx([1 / 5] * 10)
+    weights: Counter[tuple[int, ...]] = Counter()
+    for weight, group in (one for part in groups_of(world, [5, 1, 2, 9, 3, 3, 8, 2, 1, 4], stage) for one in part):
+        weights[tuple(p.place for p in group)] += weight / world
+    assert weights == pytest.approx({(0, 1): 0.2, (2, 3): 0.2, (4, 5): 0.2, (6, 7): 0.2, (8, 9): 0.2})
+
+
+def test_processes_that_wait_for_each_other_at_every_group_wait_half_as_long_as_without_an_order():
+    rng = random.Random(0)
+    lengths = [rng.randint(700, 4700) for _ in range(64)]
+    parts = groups_of(8, lengths, Stage("a", steps=1, batch=64, turns=1, regions=1, at_once=1))
+    ordered = [[len(group[0].input_ids) for _, group in part] for part in parts]
+    drawn = [lengths[i : i + 8] for i in range(0, 64, 8)]
+    waited = [sum(map(max, zip(*rows, strict=True))) - sum(lengths) / 8 for rows in (ordered, drawn)]
+    assert waited[0] < waited[1] / 2
 
 
 def test_the_loss_falls_and_is_logged(samples, processor, tmp_path):

@@ -132,14 +132,14 @@ def gradients(
 def _groups(packs: list[Pack], stage: Stage, world: int) -> Iterator[tuple[float, list[Pack]]]:
     """A process's packs in groups that are encoded together, each with its weight in the mean over all processes.
 
-    Packs of one length come together, so that little is padding. All processes go through equally many groups: one
-    that has fewer repeats its last, which then weighs nothing.
+    Groups are made as the packs were drawn, so they are the same for any number of processes, and gone through from the
+    short to the long: sharded processes wait for each other at every group, and so have about as much to do. All go
+    through equally many: one that has fewer repeats its last, which then weighs nothing.
     """
     size = stage.at_once or len(packs)
     total = stage.batch // stage.at_once if stage.at_once else world
-    if size < len(packs):
-        packs = sorted(packs, key=lambda p: len(p.input_ids))
     groups = [packs[i : i + size] for i in range(0, len(packs), size)]
+    groups.sort(key=lambda group: max(len(p.input_ids) for p in group))
     for i in range(-(-total // world)):
         weight = world / total if i < len(groups) else 0.0
         yield weight, groups[min(i, len(groups) - 1)]
