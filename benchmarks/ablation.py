@@ -58,7 +58,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gar.data.packing import Pack, Spoken, collate, named, pack
+from gar.data.packing import Pack, Reading, Spoken, named, pack
 from gar.data.sample import Sample, Turn, read_shards, replacing
 from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import NO_FAULTS, Form, PromptWriter, ReleasedFaults
@@ -127,7 +127,9 @@ class Settings:
     def stage(self) -> Stage:
         """nano's own first stage on frozen vision, all tokens seen; its rate falls to zero, because a run ends here."""
         (compare,) = (stage for stage in nano_stages() if stage.name == "compare")
-        return replace(compare, steps=self.steps, at_once=2, heads=0.0, floor=0.0, warmup=min(80, self.steps // 10 + 1))
+        return replace(
+            compare, steps=self.steps, at_once=2, hidden=0.0, heads=0.0, floor=0.0, warmup=min(80, self.steps // 10 + 1)
+        )
 
 
 class Writer(PromptWriter):
@@ -181,13 +183,14 @@ class Seen(Pack):
 class Reader(Objective):
     """nano's objective on `Seen` packs: nothing is encoded."""
 
-    def forward(self, packs: Sequence[Seen]) -> tuple[Tensor, dict[str, float], Tensor]:  # pyright: ignore
+    def forward(self, packs: Sequence[Seen]) -> tuple[Tensor, dict[str, float], Spoken]:  # pyright: ignore
         """As `Objective.forward`."""
-        batch = collate(packs, self.pad_id)
+        reading = Reading.of(packs, self.pad_id)
         context = torch.cat([p.context for p in packs]).float()
         regions = torch.cat([p.regions for p in packs]).float()
-        embeds = self.model.model.embed(batch["input_ids"], context, regions, batch["region_boxes"])
-        return self.read(embeds, batch, packs)
+        embeds = self.model.model.embed(reading.input_ids, context, regions, [p.boxes for p in packs])
+        spoken = self.read(embeds, reading, packs)
+        return *self.loss_of(spoken), spoken
 
 
 def short(turns: Iterable[Turn]) -> list[Turn]:
@@ -400,11 +403,10 @@ def answers(objective: Reader, packs: Sequence[Seen]) -> list[int]:
     """For each question, pack after pack, 1 where it was answered right."""
     right: dict[int, list[int]] = {}
     for group in alike(packs, 8):
-        _, _, logits = objective(group)
-        spoken = Spoken.of(group)
-        losses, exact = spoken.losses(logits), iter(spoken.word_for_word(logits))
+        _, _, spoken = objective(group)
+        exact = iter(spoken.word_for_word())
         ranked = iter(
-            min(options, key=lambda option: float(losses[option.start : option.stop].mean())) is options[0]
+            min(options, key=lambda option: float(spoken.losses[option.start : option.stop].mean())) is options[0]
             for options in spoken.turns
         )
         for packed in group:

@@ -34,7 +34,7 @@ RESERVED = 3e9  # CUDA context, NCCL's buffers, workspaces, gaps between blocks
 # How the model is trained: FSDP2 with a group for each block, bf16 to compute, float32 to keep and to add up.
 WEIGHT, GRADIENT, ADAMW, COMPUTE, REDUCE = 4, 4, 8, 2, 4  # bytes a parameter
 LOGIT = 14  # bytes: bf16, float32 log-probabilities, and their two float32 gradients, all at once in backward
-BATCH, REGIONS, TEXT = 64, 1, 128  # pictures of a step; regions of a picture, tokens of its text
+BATCH, REGIONS, TEXT = 64, 1, 128  # pictures of a step; regions of a picture, tokens of its text, all with logits
 PICTURES = 2_370_000  # of the paper's three data sets
 GPUS = (8, 16, 32, 64)
 
@@ -181,7 +181,7 @@ def step(config: GARConfig, tiles: int, regions: int = REGIONS, text: int = TEXT
     replaying = 2 * regions * config.replay_size**2 * 4 * 4 * width  # 4 samples a cell, each of 4 neighbours
     reading = _products(layers, length) + 4 * len(layers) * length * (length + 1) // 2 * width
     unrepeated = _products([layer.mlp.down_proj for layer in layers], length)  # nothing in the block needs its output
-    speaking = _products(model.lm_head, length)
+    speaking = _products(model.lm_head, text)  # the trainer's logits are those of answers alone
     vision = _size(tower) + _size(inner.mask_patch_embedding)
     projector, reader = _size(inner.multi_modal_projector), _size(layers)
     rest = _size(model) - vision - projector - reader
@@ -207,7 +207,7 @@ def step(config: GARConfig, tiles: int, regions: int = REGIONS, text: int = TEXT
         kept=COMPUTE * inputs + projected,
         kept_all=len(tower.blocks) * vision_block + len(layers) * text_block + projected,
         block_bytes=max(vision_block, text_block),
-        logit_bytes=LOGIT * length * sizes.vocab_size,
+        logit_bytes=LOGIT * text * sizes.vocab_size,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from test_training import processor, samples  # noqa: F401
 
-from gar.data.packing import collate, pack
+from gar.data.packing import Reading, collate, pack
 from gar.data.sample import Turn, write_shard
 from gar.inputs.processor import GARProcessor
 from gar.train import nano
@@ -92,7 +92,7 @@ def test_the_method_reads_what_the_package_itself_would_give_it(settings, proces
     own = pack(scene, whole, random.Random("train/1/0"), num_turns=ablation.TURNS, max_regions=ablation.REGIONS)
     ours = ablation.seen(settings, "train", ablation.VARIANTS["d"])[1]
     assert own is not None and ours.input_ids == own.input_ids and ours.boxes == own.boxes
-    batch = collate([own], 0)
+    batch = collate([own]) | {"input_ids": Reading.of([own], 0).input_ids}
     features = model.model.encode(batch["pixel_values"], batch["mask_values"])
     regions = model.model.cut(features, batch["tile_grids"], batch["region_boxes"])
     expected = model.model.embed(batch["input_ids"], features, regions, batch["region_boxes"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gar
@@ -272,3 +273,12 @@ def test_nano_describes_a_region_of_a_picture(picture: str, capsys):
     assert region["text"] and 0 <= region["confidence"] <= 1 and err == ""
     assert main(["ask", picture, "What is <Prompt1>?", "--box", "8,4,20,30"]) == 2
     assert "Prompt1" in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_full_is_one_line_too(monkeypatch, tmp_path, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 24 GiB")
+
+    monkeypatch.setattr("gar.train.finetune.run", full)
+    said = fails(capsys, "train", "finetune", "--data", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert "Tried to allocate 2.00 GiB: for training give --lora, then --recipe qlora" in said

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import fresh, processor, released_processor, samples, squares, two_processes  # noqa: F401
+from test_data import BAD, bad, square  # noqa: F401
+from test_data import line as line_of
+from test_training import RECOMPUTED, fresh, processor, released_processor, samples, squares, two_processes  # noqa: F401
 from tiny import IMAGE, random_request
 
 import gar
@@ -27,6 +29,7 @@ from gar.data.folder import write_jsonl
 from gar.data.formats import open_data
 from gar.data.published import write_coco
 from gar.data.sample import Sample
+from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
 from gar.train import finetune, recipes
@@ -62,6 +65,9 @@ def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor
     assert report["after"]["loss"] < report["before"]["loss"]
     weights = load_file(out / "adapter_model.safetensors")
     assert len(weights) == 4 * 7 * 2 and {w.shape[0] for n, w in weights.items() if "lora_A" in n} == {16}
+
+    assert main(line(folder, out, "--recipe", "finetune")) == 2
+    assert "holds a run with recipe lora, not finetune: name another --out" in capsys.readouterr().err
 
     adapted, base = gar.load(out, device="cpu"), gar.load(folder / "model", device="cpu")
     assert not any("lora" in name for name, _ in adapted.model.named_parameters())
@@ -107,12 +113,27 @@ def test_an_adapter_of_a_released_checkpoint_is_exported_in_the_released_layout(
 def test_held_out_records_are_not_trained_on_and_are_the_same_every_time(folder):
     data = open_data(folder / "data")
     training, held_out = finetune.split(data, 0.25, seed=1)
-    assert (training.num_records(), len(held_out)) == (9, 3)
+    assert (training.num_records(), held_out.num_records()) == (9, 3)
     pictures = [sample.image for sample in (*training, *held_out)]
     assert len({*pictures}) == 12 and {*pictures} == {sample.image for sample in data}
-    assert finetune.split(data, 0.25, seed=1)[1] == held_out
+    assert list(finetune.split(data, 0.25, seed=1)[1]) == list(held_out)
     with pytest.raises(ValueError, match="0 of 12 records held out"):
         finetune.split(data, 0.01, seed=1)
+
+
+def test_a_run_goes_on_past_every_kind_of_bad_record_and_lists_each_where_it_stands(folder, bad, tmp_path, capsys):  # noqa: F811
+    told = {"question": "How many squares are there?", "answer": "three"}
+    rows = [line_of(turns=[told], regions=[{"rle": square(k)} for k in range(30)]), line_of(turns=[told], regions=[])]
+    rows += [*BAD.values(), line_of(image="cut.jpg"), line_of(image="cut.jpg", turns=[told])]
+    write_jsonl([squares(seed) for seed in range(10)], bad / "data.jsonl")
+    with (bad / "data.jsonl").open("a") as file:
+        file.write("\n".join(rows))
+    more = ["--lora", "--data", str(bad), "--held-out", "0.5", "--epochs", "1", "--device", "cpu"]
+    assert main(line(folder, tmp_path / "run", *more)) == 0
+    rejects = [json.loads(text) for text in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    found = sorted((int(reject["record"].rpartition("data.jsonl row ")[2]), reject["reason"]) for reject in rejects)
+    assert found == [*enumerate([*BAD, "damaged picture", "damaged picture"], start=12)]
+    assert "gar: rejected: 3 damaged picture, 1 missing file, " in capsys.readouterr().err
 
 
 def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
@@ -120,7 +141,7 @@ def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
         model, processor = finetune.opened_model(str(folder / "model"), stage, "cpu")  # noqa: F811
         if stage.lora_rank:
             finetune.add_adapter(model, stage, "", 0)
-        (packed,) = finetune.packs_of(samples[:1], processor, stage, 0)
+        (packed,) = finetune.packs_of(Data([Shard("a", lambda: samples[:1])], Rejects()), processor, stage, 0)
         return finetune.memory(finetune.Objective(model, stage), packed, stage, 1)
 
     whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])
@@ -150,6 +171,7 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
         (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
         (["--data", "/nowhere"], "/nowhere: no such file"),
+        (["--shard"], "give --launch N too, or start with torchrun"),
     ],
 )
 def test_a_fine_tuning_that_cannot_be_is_one_line(folder, tmp_path, capsys, more, problem):
@@ -166,8 +188,9 @@ def test_a_coco_file_far_from_its_pictures_says_so_and_is_told_where_they_are(fo
     more = ["--data", str(tmp_path / "coco" / "instances.json"), "--epochs", "1", "--device", "cpu"]
     assert main(line(folder, tmp_path / "run", *more)) == 2
     assert "missing file: pictures/" in (said := capsys.readouterr().err) and "--pictures DIR" in said
-    assert main(line(folder, tmp_path / "other", *more, "--pictures", str(tmp_path / "there"))) == 0
-    assert json.loads((tmp_path / "other" / "report.json").read_text())["after"]["answers"] > 0
+    assert main(line(folder, tmp_path / "run", *more, "--pictures", str(tmp_path / "there"))) == 0
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["after"]["answers"] > 0
+    assert not (tmp_path / "run" / "rejects.jsonl").exists()  # those of the start that failed are no longer true
 
 
 def descendants(process: int) -> list[int]:
@@ -175,16 +198,19 @@ def descendants(process: int) -> list[int]:
     return [d for child in map(int, children) for d in (child, *descendants(child))]
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
 @pytest.mark.slow
-def test_a_run_killed_at_any_step_ends_with_the_very_weights_of_one_that_was_not(folder, tmp_path):
-    def start(out: Path) -> subprocess.Popen:
-        arguments = line(folder, out, "--epochs", "12", "--save-every", "1", "--launch", "2")
+def test_a_run_killed_at_any_step_under_torchrun_ends_with_the_very_weights_of_one_that_was_not(folder, tmp_path):
+    def start(out: Path, *launcher: str) -> subprocess.Popen:
+        arguments = line(folder, out, "--epochs", "12", "--save-every", "1", *([] if launcher else ["--launch", "2"]))
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, "-m", "gar.cli", *arguments], env=environment)
+        return subprocess.Popen([sys.executable, *launcher, "-m", "gar.cli", *arguments], env=environment)
 
     assert start(tmp_path / "whole").wait() == 0
     steps = json.loads((tmp_path / "whole" / "stage.json").read_text())["steps"]
-    killed = start(tmp_path / "killed")
+    killed = start(tmp_path / "killed", *TORCHRUN)
     when = random.randint(1, steps - 2)
     while not (tmp_path / "killed" / f"step-{when:08}").exists():
         assert killed.poll() is None
@@ -194,7 +220,7 @@ def test_a_run_killed_at_any_step_ends_with_the_very_weights_of_one_that_was_not
         os.kill(process, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "report.json").exists()
-    assert start(tmp_path / "killed").wait() == 0
+    assert start(tmp_path / "killed", *TORCHRUN).wait() == 0
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
@@ -203,8 +229,10 @@ def _sharded(rank: int, samples: list[Sample], processor: GARProcessor, stage: S
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     options: Any = {"workers": 0, "save_every": 1, "log_every": 1, "keep": 9, "sharded": True}
-    train(fresh(processor), processor, samples, stage, Path(folder) / "spread", **options)
-    train(fresh(processor), processor, samples, stage, Path(folder) / "from-one", **options)
+    for run in ("spread", "from-one"):
+        model = fresh(processor)
+        model.gradient_checkpointing_enable(RECOMPUTED)  # as on a GPU
+        train(model, processor, samples, stage, Path(folder) / run, **options)
     torch.distributed.destroy_process_group()
 
 

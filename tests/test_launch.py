@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from gar.train.processes import join
 
 ROOT = Path(__file__).parents[1]
 # What each of two processes runs: a command that meets the other one and waits for it.
@@ -63,6 +66,20 @@ def test_a_process_that_was_killed_is_told_and_not_what_the_other_says_of_it():
 
 def test_two_that_do_not_fail_end_with_nothing_to_say():
     assert together(set(), "pass") == (0, [])
+
+
+def test_a_process_takes_the_gpu_of_its_number_and_says_where_there_is_none(monkeypatch: pytest.MonkeyPatch):
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    for name, value in {"WORLD_SIZE": "3", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    join("nccl")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="2 GPUs here, and a process for number 2"):
+        join("nccl")
+    assert taken == [1]
 
 
 @pytest.mark.slow

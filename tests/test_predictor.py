@@ -501,3 +501,9 @@ def test_what_cannot_be_loaded_is_named(options, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=message):
         gar.load(**options)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is 'cuda', but torch finds no GPU here: take cpu"):
+        gar.load("nano", device="cuda")

@@ -58,9 +58,11 @@ def test_flops_of_a_training_step_are_those_that_torch_counts(class_token, check
         model.gradient_checkpointing_enable()
     request = random_request(model.config, (TILES, 1), {1: (0.1, 0.2, 0.6, 0.9)}, text=TEXT)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(**request, labels=request["input_ids"], use_cache=False).loss.backward()
+        spoken = TEXT + 2  # a begin token, and the region's name
+        labels = request["input_ids"][:, -spoken:]
+        model(**request, labels=labels, logits_to_keep=spoken, use_cache=False).loss.backward()
 
-    step = scaling.step(model.config, TILES, text=TEXT + 2)  # a begin token, and the region's name
+    step = scaling.step(model.config, TILES, text=spoken)
     length, text = step.length, model.config.text_config
     assert length == request["input_ids"].shape[1]
     replay = next(part for part in step.parts if part.name == "replay")  # no matrix product, so torch leaves it out

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_config
 from torch import nn
 
-from gar.data.packing import HIDDEN, NEGATIVE, Spoken, collate, named, pack, packed_attention, renumber
+from gar.data.packing import NEGATIVE, ROW, Reading, Spoken, collate, named, pack, packed_attention, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
@@ -32,7 +32,7 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, trainer
 from gar.train.checkpoint import load
 from gar.train.feed import Feed, Steps, share
-from gar.train.heads import RegionHeads
+from gar.train.heads import RegionHeads, cells_of
 from gar.train.log import Log
 from gar.train.muon import Muon
 from gar.train.objective import Objective
@@ -155,14 +155,14 @@ def branches(packed) -> list[list[int]]:
 
 def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, either_processor):
     model = fresh(either_processor)
-    packed = pack(samples[0], either_processor, random.Random(1), num_turns=9, max_regions=3)
+    packed = pack(samples[0], either_processor, random.Random(2), num_turns=9, max_regions=3)
     assert packed is not None and any(turn.choices for turn in packed.turns)
-    batch = collate([packed], 0)
-    ids, labels = batch["input_ids"], batch["labels"]
+    batch, reading = collate([packed]), Reading.of([packed], 0)
+    ids, labels = reading.input_ids, reading.labels
     with torch.no_grad():
         features = model.model.encode(batch["pixel_values"], batch["mask_values"])
         common = {"features": features, "tile_grids": batch["tile_grids"], "region_boxes": batch["region_boxes"]}
-        rest = {name: batch[name] for name in ("attention_mask", "position_ids", "labels")}
+        rest = {name: getattr(reading, name) for name in ("attention_mask", "position_ids", "labels")}
         together = model(input_ids=ids, **common, **rest)
         losses, counts, scores = [], [], []
         for path in branches(packed):
@@ -176,12 +176,11 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
             spoken = alone.logits[0, -length - 1 : -1].log_softmax(-1)
             scores.append(spoken.gather(1, ids[0, path[-length:]][:, None]).mean())
     assert torch.allclose(together.loss, torch.stack(losses).sum() / sum(counts), atol=1e-5)
-    spoken = Spoken.of([packed])
-    said = spoken.losses(together.logits[spoken.rows, spoken.places])
-    assert torch.allclose(spoken.answer_loss(said), together.loss, atol=1e-5)
+    spoken = Spoken.of([packed], reading, lambda rows, places: together.logits[rows, places])
+    assert torch.allclose(spoken.answer_loss(), together.loss, atol=1e-5)
     alike = torch.stack([loss / n for loss, n in zip(losses, counts, strict=True)]).mean()
-    assert torch.allclose(spoken.answer_loss(said, balance=1), alike, atol=1e-5)
-    ranking, _, asked = spoken.ranking_loss(said)
+    assert torch.allclose(spoken.answer_loss(balance=1), alike, atol=1e-5)
+    ranking, _, asked = spoken.ranking_loss()
     each, groups = iter(scores), []
     for spans in packed.answers:
         group = torch.stack([next(each) for _ in spans])
@@ -189,6 +188,30 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
             groups.append(-group.log_softmax(0)[0])
     assert asked == len(groups) > 0
     assert torch.allclose(ranking, torch.stack(groups).mean(), atol=1e-5)
+
+
+RECOMPUTED = {"use_reentrant": False}
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 0.0), (torch.bfloat16, 0.02)])
+def test_gradients_stay_the_same_where_activations_are_recomputed_and_nearly_so_in_bfloat16(
+    samples, either_processor, dtype, error
+):
+    """What a GPU does, here on a CPU."""
+    packs: Any = [pack(samples[0], either_processor, random.Random(1), num_turns=9, max_regions=3)]
+    found = []
+    for like_a_gpu in (False, True):
+        model = fresh(either_processor)
+        if like_a_gpu:
+            model.gradient_checkpointing_enable(RECOMPUTED)
+        objective = Objective(model, Stage("a", steps=1, batch=1, turns=9, regions=3, heads=0.0))
+        objective.training_mode()
+        with torch.autocast("cpu", dtype, enabled=like_a_gpu and dtype != torch.float32):
+            objective(packs)[0].backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    plain, recomputed = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in found)
+    assert error / 10 <= (recomputed - plain).norm() / plain.norm() <= error
 
 
 def test_descriptions_in_the_released_form_are_the_published_conversations_of_one_turn(samples, released_processor):
@@ -247,16 +270,65 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_turns_of_a_hidden_prefix_see_themselves_only(samples, processor):
-    hidden = pack(samples[0], processor, random.Random(0), num_turns=4, max_regions=3, hidden=1.0)
-    assert hidden is not None
-    prefix = hidden.segments.count(HIDDEN)
-    segments, parents = torch.tensor([hidden.segments]), torch.tensor([hidden.parents])
-    seen = packed_attention(segments, parents)[0]
-    usual = packed_attention(segments.clamp(min=0), parents)[0]
-    assert usual[prefix:, :prefix].all() and not seen[prefix:, :prefix].any()
-    rest = slice(prefix, None)
-    assert torch.equal(seen[rest, rest], usual[rest, rest]) and torch.equal(seen[:prefix], usual[:prefix])
+def test_turns_without_a_prefix_stand_in_short_rows_and_ask_only_what_summaries_can_tell(samples, processor):
+    asked = replace(samples[0], turns=samples[0].turns * 16)
+    hidden = pack(asked, processor, random.Random(0), num_turns=90, max_regions=3, hidden=1.0)
+    assert hidden is not None and hidden.hidden and len(hidden.input_ids) > 2 * ROW
+    assert {turn.type for turn in hidden.turns} == {"color", "ordering"}  # not "detailed" or what names no region
+    reading = Reading.of([hidden], 0)
+    assert len(reading.rows) > 2 and reading.input_ids.shape[1] <= ROW
+    assert [start for _, start, _ in reading.rows[1:]] == [end for _, _, end in reading.rows[:-1]]
+    spans = [span for answers in hidden.answers for span in answers]
+    assert all(any(a < start and end <= b for _, a, b in reading.rows) for start, end in spans)
+
+
+def test_packs_without_a_prefix_have_the_losses_of_each_by_itself(samples, processor):
+    asked = [replace(sample, turns=[t for t in sample.turns if t.type == "color"] * 6) for sample in samples[:4]]
+    stage = Stage("language", steps=1, batch=4, turns=30, regions=3)
+    objective = Objective(fresh(processor), stage, pad_id=0).eval()
+    packs: list[Any] = [
+        pack(sample, processor, random.Random(i), num_turns=30, max_regions=3, hidden=i % 2)
+        for i, sample in enumerate(asked)
+    ]
+    with torch.no_grad():
+        together: Any = objective(packs)[2]
+        alone = Spoken.joined([objective([p])[2] for p in sorted(packs, key=lambda p: p.hidden)])
+    assert together.turns == alone.turns and torch.equal(together.ids, alone.ids)
+    assert torch.allclose(together.losses, alone.losses, atol=1e-5)
+
+
+def test_vision_goes_on_from_an_earlier_nano_whose_tower_has_a_level_less(processor, tmp_path):
+    config = nano.config(processor.tokenizer)
+    config.tower_levels, config.vision_config.model_args = 3, {"features_only": True, "out_indices": [2, 3, 4]}
+    torch.manual_seed(0)
+    earlier = GARForConditionalGeneration(config).eval()
+    earlier.save_pretrained(tmp_path)
+    later = GARForConditionalGeneration(nano.config(processor.tokenizer)).eval()
+    nano.load_vision(later, tmp_path)
+    picture, mask = torch.rand(1, 3, 224, 224), torch.ones(1, 224, 224)
+    with torch.no_grad():
+        before, after = [model.model.encode(picture, mask) for model in (earlier, later)]
+    assert torch.allclose(before, after, atol=1e-5)
+    other = nano.config(processor.tokenizer)
+    other.feature_width = 64
+    with pytest.raises(ValueError, match="is no earlier nano"):
+        nano.load_vision(GARForConditionalGeneration(other), tmp_path)
+
+
+def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells(samples, processor):
+    for seed in range(20):
+        packed = pack(samples[0], processor, random.Random(seed), num_turns=1, max_regions=1, zoomed=1.0)
+        assert packed is not None
+        (thing,), (x0, y0, x1, y1) = packed.things, packed.window
+        left, top, right, bottom = samples[0].meta["things"][thing]["box"]
+        assert x0 <= left and y0 <= top and right <= x1 and bottom <= y1 and (x1 - x0, y1 - y0) >= (48, 32)
+        assert (packed.cut.width, packed.cut.height) == (x1 - x0, y1 - y0)
+        (box,) = packed.boxes.values()
+        middle = (x0 + (x1 - x0) * (box[0] + box[2]) / 2, y0 + (y1 - y0) * (box[1] + box[3]) / 2)
+        assert middle == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=1.5)
+        x, y = (middle[0] - x0) / (x1 - x0), (middle[1] - y0) / (y1 - y0)
+        found = cells_of(packed, 2)[int(y * 2) * 2 + int(x * 2)]
+        assert isinstance(found, dict)
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
@@ -281,8 +353,9 @@ def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, proces
     tokens = {color: 5 + i for i, color in enumerate(COLORS)}
     heads, embeddings_VD = RegionHeads(8, {"color": tokens}), torch.eye(8)
     own = [tokens[packed.sample.meta["things"][i]["color"]] for i in packed.things]
-    assert heads(embeddings_VD[own], [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
-    assert heads(-embeddings_VD[own], [packed], embeddings_VD)[1]["color"] == (0, len(own))
+    context = torch.zeros(4, 8)
+    assert heads(embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
+    assert heads(-embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (0, len(own))
 
 
 # Importing everything anew takes longer than what the processes do; but none may be forked once a GPU has been used.

@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ValueError as error:
         message = str(error)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        short = str(error).partition(". GPU")[0]
+        message = f"{short}: for training give --lora, then --recipe qlora, then more GPUs with --shard"
     from gar.train.launch import fail
 
     return fail(f"gar: error: {' '.join(message.split())}", 2)
@@ -303,15 +308,18 @@ def train_nano(
     data: Annotated[list[Path], typer.Option("--data", metavar="DIR", help="Training shards (repeatable).")],
     validation: Annotated[Path, typer.Option("--validation", metavar="DIR", help="Held-out shards.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs and the finished model.")],
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="DIR", help="An earlier nano whose vision to begin with.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,
 ) -> None:
     """Train the built-in model on rendered scenes. A stopped run goes on where it was, to the step."""
     _launch(launch)
-    from gar.scenes.text import drill
+    from gar.scenes.text import drill, talk
     from gar.train.nano import run
 
-    run(data, validation, out, drill, seed=seed)
+    run(data, validation, out, talk, drill, start, seed=seed)
 
 
 @train_app.command("finetune")
@@ -328,8 +336,10 @@ def train_finetune(
     recipe: Annotated[
         str, typer.Option("--recipe", help="finetune (all weights), lora, qlora, gar_1b or gar_8b (as published).")
     ] = "finetune",
-    epochs: Annotated[float | None, typer.Option("--epochs", help="In place of the recipe's.")] = None,
-    rate: Annotated[float | None, typer.Option("--rate", help="Peak learning rate, in place of the recipe's.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0, help="In place of the recipe's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=0, help="Peak learning rate, in place of the recipe's.")
+    ] = None,
     held_out: Annotated[
         float, typer.Option("--held-out", min=0, max=1, help="Share of the records that is only measured on.")
     ] = 0.1,
@@ -343,6 +353,7 @@ def train_finetune(
 ) -> None:
     """Train a model further on your own data. A stopped run goes on where it was; RUN is then a --model."""
     _launch(launch)
+    _no_bars()
     from gar.train.finetune import RECIPES, run
 
     recipe = "lora" if lora else recipe
@@ -380,6 +391,7 @@ def train_export(
     released: Annotated[bool, typer.Option("--released", help="In the layout of the released checkpoints.")] = False,
 ) -> None:
     """Write a checkpoint of its own, an adapter merged into its base model."""
+    _no_bars()
     from gar.train.finetune import export
 
     export(run, out, released)
@@ -848,12 +860,17 @@ def _pictures(images: Sequence[Path]) -> list[Path]:
 
 
 def _load(model: str, device: str, dtype: str, segment: str | None) -> Predictor:
-    from transformers.utils import logging
-
+    _no_bars()
     import gar.predictor
 
-    logging.disable_progress_bar()
     return gar.predictor.load(model, device=device, dtype=dtype, segment=segment)
+
+
+def _no_bars() -> None:
+    """Leave out transformers' own progress bars."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _progress(paths: list[Path], what: str) -> Iterable[Path]:

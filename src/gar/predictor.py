@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 from gar.inputs.processor import CutImage, GARProcessor, Request
 from gar.inputs.prompt import Form, prompt_name
 from gar.inputs.tiling import normalise, touched
-from gar.model.gar import GARForConditionalGeneration
+from gar.model.gar import KEPT, GARForConditionalGeneration
 from gar.regions import Located, Region, load_image
 from gar.segment import load_segmenter, resolve
 
@@ -79,6 +79,8 @@ def load(
         torch_device = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}, expected auto, cpu, cuda, cuda:0, mps, ...") from error
+    if torch_device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no GPU here: take cpu")
     source = str(model)
     if Path(source, "adapter_config.json").is_file():
         return _adapted(source, device, dtype, segment)
@@ -223,7 +225,7 @@ class Predictor:
             "features": torch.cat([features for _, features, _ in rows]),
         }
         if "cache_implementation" not in generation:
-            inputs["past_key_values"] = Cache(layer_class_to_replicate=_KeptLayer)
+            inputs[KEPT] = Cache(layer_class_to_replicate=_KeptLayer)
         return self._generate(inputs, [[region] for _, _, region in rows], generation)
 
     def _together(
@@ -280,7 +282,7 @@ class Scene:
             ids = torch.tensor([prefix], device=model.device)
             embeds = model.model.embed(ids, features, self._cut, [self._boxes])
             self._kept = Cache(layer_class_to_replicate=_KeptLayer)
-            model(inputs_embeds=embeds, past_key_values=self._kept, use_cache=True, logits_to_keep=1)
+            model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **{KEPT: self._kept})
         self._length = len(prefix)
 
     def describe(self, index: int, on_text: OnText | None = None, **generation: Any) -> Answer:
@@ -340,7 +342,7 @@ class Scene:
         layers: list[Any] = [_KeptLayer(layer) for layer in self._kept.layers]
         inputs: dict[str, Any] = {
             "inputs_embeds": model.model.embed_text(ids, cut, boxes),
-            "past_key_values": Cache(layers),
+            KEPT: Cache(layers),
         }
         if model.config.mention_embedding:
             inputs["mentions"] = model.model.mentions(cut, boxes)

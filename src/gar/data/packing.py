@@ -9,10 +9,13 @@ Shapes: B packs, S sequence, T tiles of all packs.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -32,7 +35,10 @@ from gar.regions import Located, Region
 VARIED = 0.5  # of the descriptions are asked for in other words than those that a predictor asks in
 NOT_THERE = 0.05  # for each description beyond the first: how often a region is asked for that is not there
 NEGATIVE = "not there"  # the type of such a turn
-HIDDEN = -2  # the branch of a prefix that no turn may look at
+# Types of questions that a region answers by itself, whatever else the picture shows.
+ABOUT_ONE = {"color", "shape", "pattern", "material", "category", "size", "mirror", "picture", "caption"}
+ROW = 192  # tokens, about: turns that see no prefix need not stand in one sequence, and short ones attend faster
+Window = tuple[int, int, int, int]
 _NAME = re.compile(r"<Prompt(\d+)>")
 
 
@@ -40,8 +46,9 @@ _NAME = re.compile(r"<Prompt(\d+)>")
 class Pack:
     """One picture and turns about it, ready to be collated.
 
-    segments: the branch of each token: 0 for the prefix (or `HIDDEN`), then counted on. parents: the branch that it
-        grows from.
+    segments: the branch of each token: 0 for the prefix, then counted on. parents: the branch that it grows from.
+    hidden: there is no prefix; the turns see nothing but themselves and the regions' summaries where they are named.
+    window: what the picture was cropped to, (x0, y0, x1, y1) in pixels of `Sample.picture`.
     answers: for each turn, where its answers stand, as (start, end) in the sequence: the right one first, directly
         after its question, then the wrong ones.
     things: for each region of `boxes`, its index in `Sample.masks`.
@@ -60,6 +67,8 @@ class Pack:
     things: list[int]
     sample: Sample
     turns: list[Turn]
+    hidden: bool
+    window: Window
 
 
 def named(turn: Turn) -> set[int]:
@@ -82,6 +91,7 @@ def pack(
     max_regions: int,
     augment: Callable[[Image.Image, random.Random], Image.Image] | None = None,
     hidden: float = 0.0,
+    zoomed: float = 0.0,
 ) -> Pack | None:
     """Choose some regions and turns of a sample and write them as one sequence. None when no turn fits.
 
@@ -92,29 +102,41 @@ def pack(
         num_turns: at most so many turns.
         max_regions: at most so many marked regions.
         augment: a change of the picture's pixels that moves nothing.
-        hidden: how often the turns do not see the prefix, but only the regions' summaries where they are named.
+        hidden: how often there is no prefix, and the turns see only the regions' summaries where they are named; such
+            a pack asks nothing that needs more.
+        zoomed: how often the picture is cropped to a part with all marked regions, for stages that read no turns.
     """
     config = processor.config
     chosen = _choose_regions(sample, rng, min(max_regions, config.max_prompts))
     highest = config.max_prompts if rng.random() < 0.3 else len(chosen)
     numbers = dict(zip(chosen, rng.sample(range(highest), len(chosen)), strict=True))
+    alone = rng.random() < hidden
     usable = [turn for turn in sample.turns if named(turn) <= set(chosen)]
+    if alone:
+        usable = [
+            turn for turn in usable if turn.type != "detailed" and len(named(turn)) > (turn.type not in ABOUT_ONE)
+        ]
     turns = rng.sample(usable, min(num_turns, len(usable)))
     if not turns:
         return None
 
     picture = sample.picture()
+    masks = [Region.rle(sample.masks[i]).locate(*picture.size) for i in chosen]
+    window = _zoom(picture.size, masks, rng) if masks and rng.random() < zoomed else (0, 0, *picture.size)
+    x0, y0, x1, y1 = window
+    picture = picture.crop(window)
+    located = [_as_drawn(Located.from_mask(mask.mask[y0:y1, x0:x1]), rng) for mask in masks]
     cut = processor.cut(augment(picture, rng) if augment else picture, exact=False)
-    located = [_as_drawn(Region.rle(sample.masks[i]).locate(*picture.size), rng) for i in chosen]
 
     writer = processor.prompts
     # As published: where regions are only described, each description marks its own.
     marking = config.prompt_style == "released" and all(turn.type == "detailed" for turn in turns)
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()), "together" if marking else "ask")
-    prefix = HIDDEN if hidden and rng.random() < hidden else 0
-    made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [prefix] * len(ids)}
-    made["parents"] = [0] * len(ids)
     root, segment, answers = len(ids), 0, []
+    if alone:
+        ids = []
+    made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [0] * len(ids)}
+    made["parents"] = [0] * len(ids)
 
     def grow(tokens: list[int], start: int, parent: int, trained: bool) -> tuple[int, int]:
         nonlocal segment
@@ -158,27 +180,64 @@ def pack(
         things=chosen,
         sample=sample,
         turns=turns,
+        hidden=alone,
+        window=window,
     )
 
 
-def collate(packs: Sequence[Pack], pad_id: int) -> dict[str, Any]:
-    """Packs -> the model's arguments, padded on the right, with a (B, 1, S, S) attention mask."""
-    length = max(len(p.input_ids) for p in packs)
-
-    def padded(rows: list[list[int]], value: int) -> Tensor:
-        return torch.tensor([row + [value] * (length - len(row)) for row in rows])
-
-    segments_BS, parents_BS = padded([p.segments for p in packs], -1), padded([p.parents for p in packs], -1)
+def collate(packs: Sequence[Pack]) -> dict[str, Any]:
+    """What the vision tower needs of some packs, pack after pack; for their texts see `Reading`."""
     return {
-        "input_ids": padded([p.input_ids for p in packs], pad_id),
-        "labels": padded([p.labels for p in packs], IGNORED),
-        "position_ids": padded([p.positions for p in packs], 0),
-        "attention_mask": packed_attention(segments_BS, parents_BS)[:, None],
         "pixel_values": normalise(torch.cat([p.cut.tiles for p in packs])),
         "mask_values": torch.cat([p.mask_tiles for p in packs]).float(),
         "tile_grids": torch.tensor([p.cut.grid for p in packs]),
         "region_boxes": [p.boxes for p in packs],
     }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The texts of some packs as the language model reads them, in rows padded on the right: R rows, S sequence.
+
+    A pack with a prefix is one row. One without is as many as it takes for each to have about `ROW` tokens.
+
+    rows: of each row its pack, and its first and last + 1 token there.
+    """
+
+    rows: list[tuple[int, int, int]]
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor  # (R, 1, S, S)
+
+    @classmethod
+    def of(cls, packs: Sequence[Pack], pad_id: int) -> Reading:
+        rows = [(i, *span) for i, p in enumerate(packs) for span in _rows(p)]
+        length = max(end - start for _, start, end in rows)
+
+        def padded(name: str, value: int) -> Tensor:
+            each = (getattr(packs[i], name)[start:end] for i, start, end in rows)
+            return torch.tensor([row + [value] * (length - len(row)) for row in each])
+
+        return cls(
+            rows,
+            padded("input_ids", pad_id),
+            padded("labels", IGNORED),
+            padded("positions", 0),
+            packed_attention(padded("segments", -1), padded("parents", -1))[:, None],
+        )
+
+
+def _rows(packed: Pack) -> list[tuple[int, int]]:
+    """Where the sequence of a pack can be cut."""
+    if not packed.hidden:
+        return [(0, len(packed.input_ids))]
+    ends = [spans[-1][1] for spans in packed.answers]
+    cuts = [0]
+    for end, following in zip(ends, [*ends[1:], math.inf], strict=True):
+        if following - cuts[-1] > ROW:
+            cuts.append(end)
+    return [*pairwise(cuts)]
 
 
 def packed_attention(segments_BS: Tensor, parents_BS: Tensor) -> Tensor:
@@ -196,35 +255,51 @@ class Spoken:
 
     Only these need logits: with a vocabulary of 128k words, those of a whole sequence are gigabytes.
 
-    rows, places: each token's pack, and the place in it that speaks the token: the one before it on its branch.
-    ids: (N,) the tokens. turns: for each turn of each pack its answers as ranges of tokens, the right one first.
+    ids: (N,) the tokens. logits: (N, V) what a model says in their place. turns: for each turn of each pack its answers
+        as ranges of tokens, the right one first.
     """
 
-    rows: list[int]
-    places: list[int]
     ids: Tensor
+    logits: Tensor
     turns: list[list[range]]
 
     @classmethod
-    def of(cls, packs: Sequence[Pack]) -> Spoken:
-        """What the packs say, their rows as `collate` stacks them."""
+    def of(cls, packs: Sequence[Pack], reading: Reading, speak: Callable[[list[int], list[int]], Tensor]) -> Spoken:
+        """What is said, turn after turn.
+
+        Args:
+            speak: rows and places of N tokens -> (N, V), what comes behind these tokens.
+        """
         rows, places, ids, turns = [], [], [], []
-        for row, p in enumerate(packs):
-            for spans in p.answers:
+        for row, (i, first, last) in enumerate(reading.rows):
+            for spans in packs[i].answers:
+                if not first <= spans[0][0] < last:
+                    continue
                 anchor = spans[0][0] - 1  # the end of the question speaks the first token of every option
                 turns.append([])
                 for start, end in spans:
                     turns[-1].append(range(len(ids), len(ids) + end - start))
                     rows += [row] * (end - start)
-                    places += [anchor, *range(start, end - 1)]
-                    ids += p.input_ids[start:end]
-        return cls(rows, places, torch.tensor(ids), turns)
+                    places += [place - first for place in (anchor, *range(start, end - 1))]
+                    ids += packs[i].input_ids[start:end]
+        logits_NV = speak(rows, places)
+        return cls(torch.tensor(ids, device=logits_NV.device), logits_NV, turns)
 
-    def losses(self, logits_NV: Tensor) -> Tensor:
+    @classmethod
+    def joined(cls, parts: Sequence[Spoken]) -> Spoken:
+        """All that several have, in turn."""
+        turns, offset = [], 0
+        for part in parts:
+            turns += [[range(r.start + offset, r.stop + offset) for r in answers] for answers in part.turns]
+            offset += len(part.ids)
+        return cls(torch.cat([p.ids for p in parts]), torch.cat([p.logits for p in parts]), turns)
+
+    @cached_property
+    def losses(self) -> Tensor:
         """(N,), minus the log-probability of each token."""
-        return F.cross_entropy(logits_NV.float(), self.ids.to(logits_NV.device), reduction="none")
+        return F.cross_entropy(self.logits.float(), self.ids, reduction="none")
 
-    def answer_loss(self, losses_N: Tensor, balance: float = 0.0) -> Tensor:
+    def answer_loss(self, balance: float = 0.0) -> Tensor:
         """The mean over the tokens of the right answers.
 
         Args:
@@ -232,10 +307,10 @@ class Spoken:
                 answers of one word; 1 counts all answers alike.
         """
         chosen = [n for right, *_ in self.turns for n in right]
-        weight = losses_N.new_tensor([len(right) ** -balance for right, *_ in self.turns for _ in right])
-        return (losses_N[chosen] * weight).sum() / weight.sum()
+        weight = self.losses.new_tensor([len(right) ** -balance for right, *_ in self.turns for _ in right])
+        return (self.losses[chosen] * weight).sum() / weight.sum()
 
-    def ranking_loss(self, losses_N: Tensor) -> tuple[Tensor, int, int]:
+    def ranking_loss(self) -> tuple[Tensor, int, int]:
         """How well the right option is told from the wrong ones, by the mean log-probability of an option's tokens.
 
         That is how `Predictor` ranks texts, so this trains the very confidence that it reports.
@@ -244,18 +319,18 @@ class Spoken:
             The mean cross-entropy over multiple-choice turns (zero without any), how many were right, how many asked.
         """
         shares = [
-            torch.stack([-losses_N[option.start : option.stop].mean() for option in options]).log_softmax(0)
+            torch.stack([-self.losses[option.start : option.stop].mean() for option in options]).log_softmax(0)
             for options in self.turns
             if len(options) > 1
         ]
         if not shares:
-            return losses_N.new_zeros(()), 0, 0
+            return self.losses.new_zeros(()), 0, 0
         right = sum(int(share.argmax() == 0) for share in shares)
         return -torch.stack([share[0] for share in shares]).mean(), right, len(shares)
 
-    def word_for_word(self, logits_NV: Tensor) -> list[bool]:
+    def word_for_word(self) -> list[bool]:
         """For each turn, whether greedy decoding gives the right answer to the token."""
-        hits = (logits_NV.argmax(-1).cpu() == self.ids).tolist()
+        hits = (self.logits.argmax(-1) == self.ids).tolist()
         return [all(hits[right.start : right.stop]) for right, *_ in self.turns]
 
 
@@ -278,12 +353,25 @@ def _as_drawn(region: Located, rng: random.Random) -> Located:
     return Located.from_mask(mask)
 
 
+def _zoom(size: tuple[int, int], regions: Sequence[Located], rng: random.Random) -> Window:
+    """A part of the picture, half as wide and high at least, with all regions in it."""
+    sides = []
+    for axis, length in enumerate(size):
+        low, high = min(r.box[axis] for r in regions), max(r.box[axis + 2] for r in regions)
+        part = min(length, max(high - low, round(length * rng.uniform(0.5, 1.0))))
+        first = rng.randint(max(0, high - part), min(low, length - part))
+        sides.append((first, first + part))
+    (x0, x1), (y0, y1) = sides
+    return x0, y0, x1, y1
+
+
 def _choose_regions(sample: Sample, rng: random.Random, most: int) -> list[int]:
-    """Some regions, grown around one turn's own, so that turns that compare several stay possible."""
+    """Half of the time as many regions as may be, else some; grown around one turn's own, so that turns that compare
+    several stay possible."""
     everything = range(len(sample.masks))
     seed = sorted(named(rng.choice(sample.turns))) if sample.turns else []
     if len(seed) > most:
         return sorted(rng.sample(everything, most))
     others = [i for i in everything if i not in seed]
-    count = rng.randint(0, min(most - len(seed), len(others)))
-    return sorted(seed + rng.sample(others, count))
+    room = min(most - len(seed), len(others))
+    return sorted(seed + rng.sample(others, room if rng.random() < 0.5 else rng.randint(0, room)))

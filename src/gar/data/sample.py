@@ -156,7 +156,7 @@ def read_shards(folder: str | Path) -> Iterator[Sample]:
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
     if not paths:
         raise ValueError(f"no .parquet shard in {folder}: write some first, e.g. with `gar scenes render`")
     for path in paths:

@@ -47,10 +47,14 @@ class Lazy(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a data set that is opened as a whole. name: its path or URL. open: gives its samples."""
+    """A part of a data set that is opened as a whole.
+
+    name: its path or URL. open: gives its samples. rows: of which only these count, in this order; None: all.
+    """
 
     name: str
     open: Callable[[], Sequence[Sample]]
+    rows: Sequence[int] | None = None
 
 
 class Place(NamedTuple):
@@ -129,20 +133,25 @@ class Data:
         self._opened: OrderedDict[int, Sequence[Sample]] = OrderedDict()
 
     def num_records(self) -> int:
-        """How many records there are, usable or not. Opens every shard, and so fetches remote ones."""
-        return sum(len(self._rows(shard)) for shard in range(len(self.shards)))
+        """How many records there are, usable or not."""
+        return sum(len(self.rows(shard)) for shard in range(len(self.shards)))
+
+    def rows(self, shard: int) -> Sequence[int]:
+        """The rows of a shard; where they are not known, it is opened, and so fetched if it is remote."""
+        known = self.shards[shard].rows
+        return range(len(self._samples(shard))) if known is None else known
 
     def __iter__(self) -> Iterator[Sample]:
         for _, sample in self.records():
             yield sample
 
-    def records(self) -> Iterator[tuple[str, Sample]]:
-        """The same, each with the name of its record: "SHARD row N"."""
+    def records(self, make: Make | None = None, seed: int | str = 0) -> Iterator[tuple[str, Any]]:
+        """The same, each with the name of its record: "SHARD row N". With `make` what is made of it, see `walk`."""
         for shard in range(len(self.shards)):
-            for row in range(len(self._rows(shard))):
-                sample = self._take(shard, row)
-                if sample is not None:
-                    yield self._record(shard, row), sample
+            for row in self.rows(shard):
+                made = self._take(shard, row, make, f"{seed}/{shard}/{row}")
+                if made is not None:
+                    yield self._record(shard, row), made
 
     def walk(
         self,
@@ -181,7 +190,7 @@ class Data:
             groups = [shards[i : i + WINDOW] for i in range(0, len(shards), WINDOW)]
             total = 0
             for group in range(start.group if epoch == start.epoch else 0, len(groups)):
-                rows = [(shard, row) for shard in sorted(groups[group]) for row in range(len(self._rows(shard)))]
+                rows = [(shard, row) for shard in sorted(groups[group]) for row in self.rows(shard)]
                 total += len(rows)
                 order = np.random.default_rng(_number(seed, epoch, group)).permutation(len(rows))
                 mine = order if whole else order[taker::takers]
@@ -204,7 +213,7 @@ class Data:
         """A sample or what is made of it; None where it is rejected."""
         record, sample = self._record(shard, row), None
         try:
-            sample = self._rows(shard)[row]
+            sample = self._samples(shard)[row]
             sample.check()
             for part in sample.meta.get(DROPPED, ()):
                 self.rejects.add(f"{record} annotation {part['annotation']}", Unusable(part["reason"], part["detail"]))
@@ -224,7 +233,7 @@ class Data:
     def _record(self, shard: int, row: int) -> str:
         return f"{self.shards[shard].name} row {row}"
 
-    def _rows(self, shard: int) -> Sequence[Sample]:
+    def _samples(self, shard: int) -> Sequence[Sample]:
         if shard not in self._opened:
             self._opened[shard] = self.shards[shard].open()
             if len(self._opened) > WINDOW:

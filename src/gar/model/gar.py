@@ -8,6 +8,7 @@ S sequence, D language width, g cells along a tile's side, P cells along a repla
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from gar.model.released import TO_OURS
 from gar.model.replay import merge_tiles, replay
 from gar.model.vision import MaskEmbedding, Projector, Pyramid, patch_embedding
 
+# What transformers calls the keys and values of tokens that were read already; it was renamed within version 5.
+KEPT = "cache" if "cache" in signature(PerceptionLMForConditionalGeneration.forward).parameters else "past_key_values"
 Boxes = list[dict[int, tuple[float, float, float, float]]]
 
 
@@ -46,8 +49,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         width = config.text_config.hidden_size
         self.vision_tower = AutoModel.from_config(config.vision_config)
         if config.tower_levels:
-            channels = self.vision_tower.timm_model.feature_info.channels()
-            self.pyramid = Pyramid(config, channels)
+            levels = self.vision_tower.timm_model.feature_info
+            self.pyramid = Pyramid(config, levels.channels(), levels.reduction())
             mask_width = patch_embedding(self.vision_tower).out_channels
         else:
             mask_width = config.feature_width
@@ -106,7 +109,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         """
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
         return self._place(
-            embeds_BSD, input_ids == self.config.image_token_id, self._context(features_TggD), "image tokens"
+            embeds_BSD, input_ids == self.config.image_token_id, self.context(features_TggD), "image tokens"
         )
 
     def embed_text(self, input_ids: Tensor, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
@@ -134,7 +137,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             scale=1 / stride if self.config.replay_frame == "released" else 1.0,
         )
 
-    def _context(self, features_TggD: Tensor) -> Tensor:
+    def context(self, features_TggD: Tensor) -> Tensor:
+        """The tiles' features as image tokens, tile after tile, row-major: (N, D)."""
         pooling = self.config.context_pooling
         if pooling > 1:
             features_TggD = F.avg_pool2d(features_TggD.permute(0, 3, 1, 2), pooling).permute(0, 2, 3, 1)
@@ -293,7 +297,6 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         features: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         mentions: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
@@ -301,7 +304,8 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
         """Logits (B, S, V), and the mean next-token loss over labels that are not -100. Arguments as for `embed`.
 
         A (B, S) attention_mask also sets the positions, so that padding on either side changes nothing. `mentions`
-        (B, K, D), see `GARModel.mentions`, belong to a continued answer, where the picture is no longer given.
+        (B, K, D), see `GARModel.mentions`, belong to a continued answer, where the picture is no longer given. What was
+        read already is given by the name of `KEPT`.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -311,13 +315,17 @@ class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditional
             )
             if mentions is not None:
                 inputs_embeds = inputs_embeds + self.model.mentioned(input_ids, mentions)
-        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+        if (
+            position_ids is None
+            and kwargs.get(KEPT) is None
+            and attention_mask is not None
+            and attention_mask.ndim == 2
+        ):
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         return super().forward(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,  # pyright: ignore[reportArgumentType]
-            past_key_values=past_key_values,
             labels=None if labels is None else labels.long(),  # pyright: ignore[reportArgumentType]
             logits_to_keep=logits_to_keep,  # named, because `generate` asks for the last place's only where it is
             **kwargs,

@@ -54,17 +54,24 @@ class Projector(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """The levels of a convolutional tower, fused to one map at the finest of them, with a learned position per cell."""
+    """The levels of a convolutional tower, fused to one map, with a learned position per cell.
 
-    def __init__(self, config: GARConfig, channels: list[int]):
+    Args:
+        channels, strides: of the levels. What is finer than the map comes in by patches, what is coarser is enlarged.
+    """
+
+    def __init__(self, config: GARConfig, channels: list[int], strides: list[int]):
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, config.feature_width, 1) for c in channels)
+        patches = [max(1, config.feature_stride // stride) for stride in strides]
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(c, config.feature_width, patch, patch) for c, patch in zip(channels, patches, strict=True)
+        )
         side = config.tile_size // config.feature_stride
         self.position = nn.Parameter(torch.randn(1, config.feature_width, side, side) * 0.02)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Levels (T, C_i, H_i, W_i), finest first -> (T, L, E)."""
-        size = levels[0].shape[-2:]
+        size = self.position.shape[-2:]
         fused = self.position
         for lateral, level in zip(self.lateral, levels, strict=True):
             fused = fused + F.interpolate(lateral(level), size=size, mode="bilinear", align_corners=False)

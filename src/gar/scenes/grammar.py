@@ -113,15 +113,23 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "left": (
         ("to the left of", "left of", "on the left side of", "on the left of"),
-        ("to the left", "left", "on the left", "on the left side"),
+        ("to the left", "left", "on the left", "on the left side", "to the left of", "left of"),
     ),
     "right": (
         ("to the right of", "right of", "on the right side of", "on the right of"),
-        ("to the right", "right", "on the right", "on the right side"),
+        ("to the right", "right", "on the right", "on the right side", "to the right of", "right of"),
     ),
     "front": (
         ("in front of", "closer to the camera than", "nearer to the camera than", "nearer than", "closer than"),
-        ("in front", "front", "nearer to the camera", "closer to the camera", "closer", "nearer to the viewer"),
+        (
+            "in front",
+            "front",
+            "in front of",
+            "nearer to the camera",
+            "closer to the camera",
+            "closer",
+            "nearer to the viewer",
+        ),
     ),
     "behind": (
         ("behind", "farther from the camera than", "further away than", "farther than", "at the back of"),
@@ -241,6 +249,7 @@ _EMPTY = (
     *("in color", "color of", "colored", "from left", "from right", "from front", "from back", "in row", "position"),
     *(
         "object in",
+        "masked object",
         "only",
         "exactly",
         "made of",

@@ -74,7 +74,7 @@ WHICH = (
     "Among {list}, which one is {x}?",
     "Which one among {list} is {x}?",
 )
-FRAMES = ("It is {x}", "It's {x}", "{p} is {x}", "The object is {x}", "{x}")
+FRAMES = ("It is {x}", "It's {x}", "{p} is {x}", "The object is {x}", "The masked object is {x}", "{x}")
 # Wrong options that no thing in any scene fits.
 FOREIGN = {
     "shape": ("a pyramid", "pyramid", "flat and thin", "a triangular prism", "hexagonal"),
@@ -202,7 +202,7 @@ NTH = (
 )
 PLACES = (
     *("{x}", "{x}", "{n}", "the {x}", "the {n}", "the {x} from the {y}", "{x} from the {y}", "{n} from the {y}"),
-    *("{x} position", "it is the {x}", "in {x} place"),
+    *("{x} position", "it is the {x}", "in {x} place", "position {k}", "{k}", "{k}"),
 )
 HOW_MANY = (
     "How many {x} are in the picture?",

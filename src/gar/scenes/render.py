@@ -304,7 +304,7 @@ def render_scene(world: World, seed: int) -> Scene:
         shapes[f"picture{i}"] = _panel(replace(panel, surface=Surface("matte", pixels, smooth=True)))
 
     glass = any(t.material == "glass" for t in world.things)
-    depth = 8 if glass else 5 if world.mirror is not None else 4
+    depth = 6 if glass else 4 if world.mirror is not None else 3
     scene = _load({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
     integrator = _load({"type": "path", "max_depth": depth, "rr_depth": 3})
     view = _view(shapes, camera)

@@ -37,8 +37,9 @@ from gar.scenes.grammar import (
 __all__ = ["ATTRIBUTES", "CATEGORIES", "check_caption", "drill", "normalise", "talk"]
 
 MIN_AREA = 0.0012  # of the picture, below which nothing is said of a thing
-FORM_AREA = 0.006  # of the picture, below which nothing is said of form or pattern
-MATERIAL_AREA = 0.014  # of the picture, below which one cannot see what a thing is made of
+COLOR_AREA = 0.003  # of the picture, below which nobody is asked for a color
+FORM_AREA = 0.008  # of the picture, below which nothing is said of form or pattern
+MATERIAL_AREA = 0.016  # of the picture, below which one cannot see what a thing is made of
 
 # Contact words that a viewer could also use for another one: never offered against it.
 CLASH = {
@@ -55,7 +56,7 @@ GROUPS = (("category",), ("color",), ("material",), ("pattern",), ("color", "cat
 
 
 def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
-    """Independent questions and answers about one scene, all types about equally often but relations, a quarter of all.
+    """Independent questions and answers about one scene, common types twice as often as others, relations four times.
 
     Half of the questions that can be are multiple choice; some are written carelessly (case, spaces, question mark).
     A scene that gives little to say gives fewer turns.
@@ -75,16 +76,13 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
     return turns
 
 
-def drill(facts: Facts, rng: Random, num_turns: int = 300) -> list[Turn]:
-    """Short open questions that compare regions, one wording a type, all types about equally often.
+def drill(facts: Facts, rng: Random, num_turns: int = 60) -> list[Turn]:
+    """Short open questions, most of which compare regions, one wording a type, all types about equally often.
 
     A small model that hears many ways to say it, and much else between, takes very long to compare anything at all.
     """
-    turns = []
-    for k in range(num_turns):
-        turn = DRILLS[k % len(DRILLS)](facts, rng)
-        turns += [turn] if turn else []
-    return turns
+    turns = (DRILLS[k % len(DRILLS)](facts, rng) for k in range(num_turns))
+    return [*dict.fromkeys(turn for turn in turns if turn)]
 
 
 def _careless(question: str, rng: Random) -> str:
@@ -241,7 +239,7 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
 
     def write(facts: Facts, rng: Random) -> Turn | None:
         if name == "color":
-            ids = _clear(facts)
+            ids = _clear(facts, share=COLOR_AREA)
         else:
             ids = _clear(facts, share=FORM_AREA) if name == "pattern" else _whole(facts)
             ids = _telling(facts, ids, name)
@@ -483,7 +481,7 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
         question = rng.choice(ask.POSITION).format(x=noun, y=end, z=ends[end == ends[0]], p=_name(i))
     frame = rng.choice(ask.PLACES)
     wrong = [k for k in range(max(4, len(order))) if k != place]
-    texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k)) for k in (place, *rng.sample(wrong, 3))]
+    texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k), k=k + 1) for k in (place, *rng.sample(wrong, 3))]
     return _ask(rng, "ordering", question, word, texts[0], texts[1:])
 
 
@@ -662,9 +660,53 @@ def _drill_attribute(facts: Facts, rng: Random) -> Turn | None:
     return Turn(ask.QUESTIONS[name][0].format(p=_name(i)), facts["things"][i][name], name)
 
 
+def _drill_kind(facts: Facts, rng: Random) -> Turn | None:
+    """Which of two to four is in the mirror, or in a framed picture."""
+    kind = rng.choice(("reflection", "reflection", "picture"))
+    odd, rest = _clear(facts, kind), _clear(facts, "object")
+    if not odd or not rest:
+        return None
+    ids = [rng.choice(odd), *rng.sample(rest, min(len(rest), rng.choice((1, 2, 3))))]
+    question = ask.ONLY[kind][0].format(list=_list(rng.sample(ids, len(ids)), rng))
+    return Turn(question, _name(ids[0]), {"reflection": "mirror"}.get(kind, kind))
+
+
+def _drill_contact(facts: Facts, rng: Random) -> Turn | None:
+    """Whether two touch as the question says: yes as often as no."""
+    clear = _clear(facts, "object")
+    word = rng.choice(CONTACTS)
+    holds = rng.random() < 0.5
+    pairs = [(i, j) for i, j in permutations(clear, 2) if (word in relations(facts, i, j)) == holds]
+    if not holds:
+        pairs = [(i, j) for i, j in pairs if not CLASH[word] & relations(facts, i, j)]
+    if not pairs:
+        return None
+    i, j = rng.choice(pairs)
+    question = f"Is {_name(i)} {RELATIONS[word][0][0]} {_name(j)}?"
+    return Turn(question, "yes" if holds else "no", "contact")
+
+
+def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
+    """How many objects the picture has, or the place of one among all of them."""
+    countable = _countable(facts)
+    if not countable or len(countable) >= len(NUMBERS) or _clear(facts, "reflection", "picture"):
+        return None
+    if rng.random() < 0.3:
+        return Turn(ask.HOW_MANY[0].format(x="objects"), NUMBERS[len(countable)], "counting")
+    order = _line(facts, countable, "left")
+    if not order or not 3 <= len(order) <= len(ORDINALS):
+        return None
+    end = rng.choice((0, 1))
+    order = order[::-1] if end else order
+    place = rng.randrange(len(order))
+    question = ask.POSITION[2].format(x="objects", y=("left", "right")[end], p=_name(order[place]))
+    return Turn(question, ORDINALS[place], "ordering")
+
+
 DRILLS = (
     *(_drill_pair, _drill_pair, _drill_end, _drill_end, _drill_place),
-    *(_drill_size, _drill_same, _drill_count, _drill_attribute),
+    *(_drill_size, _drill_same, _drill_count, _drill_attribute, _drill_attribute),
+    *(_drill_kind, _drill_contact, _drill_picture),
 )
 
 
@@ -741,10 +783,10 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, f"{_name(i)} is {one}. It is {held} {other}.", "relational")
 
 
-# Twice those that few scenes can answer, so that they are not lost among the others.
+# Twice what is asked most, and what a small model learns last: to compare.
+_COMMON = tuple(_attribute(name) for name in ("color", "shape", "pattern", "material", "category"))
+_COMMON += (_caption, _relation, _ordering, _contact, _size, _kind("mirror", "reflection"))
 WRITERS: tuple[Callable[[Facts, Random], Turn | None], ...] = (
-    *(_attribute(name) for name in ("color", "shape", "pattern", "material", "category")),
-    *(_counting, _absent, _same, _caption, _detailed, _relational),
-    *(_kind("mirror", "reflection"), _kind("picture", "picture"), _same) * 2,
-    *(_relation, _relation, _ordering, _contact, _size) * 3,  # comparing is what a small model learns last
+    *(_COMMON * 2),
+    *(_relation, _relation, _counting, _absent, _same, _detailed, _relational, _kind("picture", "picture")),
 )

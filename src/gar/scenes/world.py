@@ -218,14 +218,14 @@ def _pattern(pattern: str, main: np.ndarray, other: np.ndarray, share: float, rn
 def _thing_surface(color: str, material: str, pattern: str, rng: Random, studio: bool) -> Surface:
     main = color_of(color, rng, raw=rng.random() < (0.15 if studio else 0.35))
     if material == "metal":
-        rough = rng.uniform(0.04, 0.14) if studio else rng.choice((0.06, 0.1, 0.15, 0.2, 0.25)) * rng.uniform(0.8, 1.2)
+        rough = rng.uniform(0.04, 0.14) if studio else rng.choice((0.05, 0.08, 0.12, 0.16, 0.2)) * rng.uniform(0.8, 1.2)
         if color == "white":
             rough = max(rough, 0.2)
         main = np.maximum(main, 0.25 if color == "gray" else 0.025)  # it shows the room, which is darker than lamps
     elif material == "glass":
         return Surface("glass", np.sqrt(np.clip(main * 1.15 + 0.02, 0, 1)), rng.choice((0.0, 0.0, 0.06)))
     else:
-        rough = rng.uniform(0.04, 0.1) if studio else rng.uniform(0.05, 0.22)
+        rough = rng.uniform(0.03, 0.07) if studio else rng.uniform(0.03, 0.11)
     if pattern == "plain":
         return Surface(material, main, rough)
     if color in ("white", "black"):
@@ -402,7 +402,7 @@ def _scattered(maker: _Maker, rng: Random) -> Group:
     things: list[Thing] = []
     relations: list[tuple[int, str, int]] = []
     discs: list[tuple[float, float, float]] = []
-    spread = rng.uniform(0.6, 1.05)
+    spread = rng.uniform(0.4, 0.9)
     special = rng.random() < 0.6
     while len(things) < wanted:
         kinds = (maker.single, maker.stack, maker.inside, maker.leaning, maker.pair)
@@ -412,7 +412,7 @@ def _scattered(maker: _Maker, rng: Random) -> Group:
         for attempt in range(60):
             reach = spread * (1.0 + 0.35 * wanted**0.7 + 0.04 * attempt)
             x, y = rng.uniform(-1.15, 1.15) * reach, rng.uniform(-0.9, 0.9) * reach
-            if all(np.hypot(x - u, y - v) > radius + r + 0.22 for u, v, r in discs):
+            if all(np.hypot(x - u, y - v) > radius + r + 0.14 for u, v, r in discs):
                 break
         else:
             break
@@ -510,7 +510,7 @@ def _aim(
     camera = Camera(centre + far * away, centre + shift, 90.0, size)
     seen = np.abs(camera.project(points)[:, :2] - np.array(size) / 2) / (size[0] / 2)  # tangents, as fov is 90
     half = max(seen[:, 0].max(), seen[:, 1].max() * size[0] / size[1])
-    margin = rng.uniform(0.8, 1.0) if rng.random() < 0.12 else rng.triangular(1.02, 1.4, 1.06)
+    margin = rng.uniform(0.8, 1.0) if rng.random() < 0.12 else rng.triangular(1.0, 1.3, 1.03)
     return replace(camera, fov=min(degrees(2 * atan(half * margin)), 95.0))
 
 
@@ -590,7 +590,7 @@ def _studio(rng: Random, high: np.ndarray) -> _Room:
 
 def _mirror(rng: Random, room: _Room, sign: int) -> Panel:
     """A mirror on the back wall (sign 0), the left (-1) or the right wall (1), which is built if it is missing."""
-    wide, tall = rng.uniform(0.9, 2.6), rng.uniform(0.7, 1.6)
+    wide, tall = rng.uniform(0.8, 2.0), rng.uniform(0.6, 1.3)
     z, along = tall + rng.uniform(0.05, 0.5), rng.uniform(-0.8, 0.8)
     silver = Surface("mirror", np.full(3, rng.uniform(0.85, 0.97)))
     if sign == 0:
@@ -648,7 +648,7 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
         raise ValueError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
     rng = Random(f"{seed} {generator} {split}")
     studio = generator == "studio"
-    maker = _Maker(rng, split, studio, rng.choice((0.0, 0.3, 0.5, 0.8, 1.0)))
+    maker = _Maker(rng, split, studio, rng.choice((0.0, 0.0, 0.3, 0.5, 0.8, 1.0)))
     things, relations, rows = _layout(maker, rng)
     while split == "unseen" and 2 * sum(t.held_out for t in things) < len(things):
         things, relations, rows = _layout(maker, rng)
@@ -680,11 +680,11 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
         rows,
         mirror,
         pictures,
-        exposure=rng.uniform(0.6, 1.15) / white,
+        exposure=rng.uniform(0.7, 1.2) / white,
         gamma=rng.uniform(1.95, 2.45),
         shoulder=rng.random() < 0.4,
         tint=np.array([1 + rng.uniform(-0.04, 0.04) for _ in range(3)]),
         calm=calm,
         blur=rng.uniform(0.3, 0.8) if rng.random() < 0.3 else 0.0,
-        spp=rng.choice((3, 4, 5, 6) if calm else (6, 8, 8, 10)),
+        spp=rng.choice((3, 3, 4) if calm else (4, 6, 8)),
     )

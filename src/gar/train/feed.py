@@ -186,7 +186,7 @@ class _Packer:
         stage = self.stage
         return pack(
             sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
-            hidden=stage.hidden,
+            hidden=stage.hidden, zoomed=stage.zoomed,
         )  # fmt: skip
 
 

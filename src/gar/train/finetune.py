@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_data
-from gar.data.packing import Pack, Spoken, pack
+from gar.data.packing import Pack, pack
 from gar.data.sample import Sample
-from gar.data.stream import Data, Shard
+from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import save_released
 from gar.predictor import load
 from gar.train import recipes
 from gar.train.objective import ADAPTER, Objective
-from gar.train.processes import join
+from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage
 from gar.train.trainer import train
 
@@ -80,9 +78,18 @@ def run(
         ValueError: too few records, or what the data, the checkpoint or the recipe refuses.
     """
     if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     rank, world = join("nccl" if device.startswith("cuda") else "gloo")
-    opened = open_data(data, pictures=pictures, rejects=out / "rejects.jsonl")
+    if sharded and not dist.is_initialized():
+        raise ValueError("--shard spreads a model over several processes: give --launch N too, or start with torchrun")
+    begun, rejects = out / "begun.json", out / "rejects.jsonl"
+    settings = {"data": str(data), "pictures": str(pictures), "model": model, "recipe": recipe}
+    settings |= {"held_out": held_out, "seed": seed}
+    before = _go_on(begun, settings)
+    if before is None and rank == 0:
+        rejects.unlink(missing_ok=True)  # of a start that failed
+    gathered(None)
+    opened = open_data(data, pictures=pictures, rejects=rejects)
     training, validation = split(opened, held_out, seed)
     options = {} if epochs is None else {"epochs": epochs}
     (stage,) = RECIPES[recipe](training.num_records(), **options)
@@ -95,21 +102,19 @@ def run(
     if not ready:
         reason = opened.rejects.last or "none of their questions fits"
         raise ValueError(
-            f"{data}: no held-out record can be used ({reason}); all reasons are in {out / 'rejects.jsonl'}. If the "
-            "pictures lie elsewhere, give --pictures DIR"
+            f"{data}: no held-out record can be used ({reason}); all reasons are in {rejects}. If the pictures lie "
+            "elsewhere, give --pictures DIR"
         )
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
-    report_file, before_file = out / "report.json", out / "before.json"
     if rank == 0:
         budget = memory(objective, max(ready, key=lambda p: len(p.input_ids)), stage, world if sharded else 1)
         print(budget_table(budget, objective.device), file=sys.stderr)
-        if not before_file.exists():
-            before_file.parent.mkdir(parents=True, exist_ok=True)
-            before_file.write_text(json.dumps(measure(objective, ready)))
-    if world > 1:
-        dist.barrier()
-    before = json.loads(before_file.read_text())
+        if before is None:
+            before = measure(objective, ready)
+            begun.parent.mkdir(parents=True, exist_ok=True)
+            begun.write_text(json.dumps({"settings": settings, "before": before}))
+    before = gathered(before)[0]
     objective = train(
         network, processor, training, stage, out,
         seed=seed, save_every=save_every, log_every=10, workers=workers, sharded=sharded,
@@ -119,16 +124,31 @@ def run(
     weights = whole_weights(network, adapter=bool(stage.lora_rank))
     report = {"data": str(data), "model": model, "recipe": recipe, "before": before, "after": after}
     if rank == 0:
-        for reason, count in opened.rejects.counts().items():
-            print(f"gar: {count} records rejected: {reason}", file=sys.stderr)
+        if counts := opened.rejects.counts():
+            listed = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+            print(f"gar: rejected: {listed}; see {rejects}", file=sys.stderr)
         write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
-        report_file.write_text(json.dumps(report, indent=2) + "\n")
-    if world > 1:
-        dist.barrier()
+        (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    gathered(None)
     return report
 
 
-def split(data: Data, share: float, seed: int) -> tuple[Data, list[Sample]]:
+def _go_on(begun: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured before, where a run has begun here; None where none has.
+
+    Raises:
+        ValueError: it was another one.
+    """
+    if not begun.exists():
+        return None
+    known = json.loads(begun.read_text())
+    for name, value in settings.items():
+        if (there := known["settings"][name]) != value:
+            raise ValueError(f"{begun.parent} holds a run with {name} {there}, not {value}: name another --out")
+    return known["before"]
+
+
+def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Training data without the held-out records, and these; which they are depends on the seed alone.
 
     Records are held out, not pictures: where several records have one picture, give it to one record.
@@ -136,33 +156,20 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, list[Sample]]:
     Raises:
         ValueError: not one record on either side.
     """
-    count = data.num_records()
+    every = [data.rows(shard) for shard in range(len(data.shards))]
+    count = sum(map(len, every))
     number = min(round(count * share), HELD_OUT)
     if not 0 < number < count:
         raise ValueError(f"{number} of {count} records held out: give more data, or another --held-out")
     chosen = set(random.Random(f"{seed}/held out").sample(range(count), number))
-    shards, held, offset = [], [], 0
-    for shard in data.shards:
-        rows = shard.open()
-        kept = [row for row in range(len(rows)) if offset + row not in chosen]
-        mine = [row for row in range(len(rows)) if offset + row in chosen]
-        shards.append(Shard(f"{shard.name} without the held-out", partial(Kept, shard, kept)))
-        held.append(Shard(f"{shard.name} held out", partial(Kept, shard, mine)))
-        offset += len(rows)
-    return Data(shards, data.rejects, data.remote), list(Data(held, data.rejects))
-
-
-class Kept(Sequence[Sample]):
-    """Some rows of a shard."""
-
-    def __init__(self, shard: Shard, rows: list[int]):
-        self.samples, self.rows = shard.open(), rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.samples[self.rows[index]]
+    places = iter(range(count))
+    training, validation = [], []
+    for shard, rows in zip(data.shards, every, strict=True):
+        held = [row for row in rows if next(places) in chosen]
+        for shards, mine in ((training, sorted({*rows} - {*held})), (validation, held)):
+            if mine:
+                shards.append(replace(shard, rows=mine))
+    return Data(training, data.rejects, data.remote), Data(validation, data.rejects, data.remote)
 
 
 def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditionalGeneration, GARProcessor]:
@@ -174,7 +181,7 @@ def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditiona
             )
         from transformers import BitsAndBytesConfig
 
-        kept = ["vision_tower", "mask_patch_embedding", "multi_modal_projector", "lm_head"]
+        kept = ["model.vision_tower", "model.multi_modal_projector", "model.mention", "lm_head"]  # from the root on
         network = GARForConditionalGeneration.from_pretrained(
             name,
             dtype=torch.bfloat16,
@@ -189,7 +196,10 @@ def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditiona
         return network, GARProcessor.from_pretrained(name, config=network.config)
     frozen = stage.lora_rank and device.startswith("cuda")
     predictor = load(name, device=device, dtype="bfloat16" if frozen else "float32")
-    return predictor.model, predictor.processor
+    network, processor = predictor.model, predictor.processor
+    if stage.max_tiles:
+        processor.config.max_num_tiles = stage.max_tiles
+    return network, processor
 
 
 def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, seed: int) -> None:
@@ -210,18 +220,13 @@ def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, see
     model.peft_config = {"default": config}  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def packs_of(samples: Sequence[Sample], processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
-    """What held-out samples are asked: the same at every measurement."""
-    ready = []
-    for index, sample in enumerate(samples):
-        rng = random.Random(f"{seed}/measure/{index}")
-        try:
-            made = pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
-        except ValueError:  # counted when the split was made, or refused by the processor
-            made = None
-        if made:
-            ready.append(made)
-    return ready
+def packs_of(data: Data, processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
+    """What held-out records are asked: the same at every measurement. Those that cannot be used are rejects."""
+
+    def asked(sample: Sample, rng: random.Random) -> Pack | None:
+        return pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
+
+    return [made for _, made in data.records(asked, f"{seed}/measure")]
 
 
 def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
@@ -232,11 +237,11 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
     objective.eval()
     for packed in packs:
         with torch.no_grad():
-            _, figures, logits = objective([packed])
-        assert logits is not None
+            _, figures, spoken = objective([packed])
+        assert spoken is not None
         number = sum(end - start for (start, end), *_ in packed.answers)
         loss, tokens = loss + figures["language"] * number, tokens + number
-        for turn, said in zip(packed.turns, Spoken.of([packed]).word_for_word(logits), strict=True):
+        for turn, said in zip(packed.turns, spoken.word_for_word(), strict=True):
             for name in {"all", turn.type or "other"}:
                 asked[name] += 1
                 right[name] += said
@@ -247,7 +252,8 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
 def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> dict[str, int]:
     """Bytes of each process in training, from the tensors themselves and from one pass.
 
-    On a GPU it goes forward and back, and its highest mark counts; elsewhere, what autograd keeps to go back.
+    On a GPU it goes forward and all the way back, to the first weight that trains: the others' gradients, which would
+    need as much room as all weights, are not made. Its highest mark counts; elsewhere, what autograd keeps to go back.
 
     Args:
         packed: the longest example to be expected.
@@ -268,9 +274,9 @@ def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> 
     if objective.device.type == "cuda":
         before = torch.cuda.memory_allocated(objective.device)
         torch.cuda.reset_peak_memory_stats(objective.device)
-        objective([packed])[0].backward()
-        objective.zero_grad(set_to_none=True)
-        activations = torch.cuda.max_memory_allocated(objective.device) - before - gradients
+        first = next(p for p in objective.parameters() if p.requires_grad)
+        torch.autograd.grad(objective([packed])[0], first)
+        activations = torch.cuda.max_memory_allocated(objective.device) - before
     else:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             objective([packed])
@@ -285,20 +291,25 @@ def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> 
 
 
 def budget_table(budget: dict[str, int], device: torch.device) -> str:
-    """The budget as lines, against what the device has."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    """The budget as lines, against what the process can have of a GPU: what it holds already, and what is free."""
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
     lines = [f"{name:12}{size / 2**30:9.3f} GiB" for name, size in {**budget, "sum": sum(budget.values())}.items()]
-    lines += [f"{'free':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
+    lines += [f"{'there is':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
     return "memory of one process, measured on its longest held-out example\n  " + "\n  ".join(lines)
 
 
 def whole_weights(model: GARForConditionalGeneration, adapter: bool) -> dict[str, Tensor]:
-    """The weights of a model or of its adapter, on the CPU, gathered from all processes, which all call it."""
+    """The weights of a model or of its adapter, on the CPU, gathered from all processes, which all call it.
+
+    The first one gets them: as many copies as GPUs can be more than a machine holds.
+    """
+    rank, _ = rank_and_world()
     weights = {}
     for name, value in model.state_dict().items():
         if not adapter or ADAPTER in name:
             whole = value.full_tensor() if isinstance(value, DTensor) else value
-            weights[name] = whole.detach().cpu().contiguous()
+            if rank == 0:
+                weights[name] = whole.detach().cpu().contiguous()
     return weights
 
 

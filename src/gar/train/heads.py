@@ -1,4 +1,5 @@
-"""Auxiliary heads: what a region is, read off its replayed features, and how two regions lie to each other.
+"""Auxiliary heads: what a region is, read off its replayed features; how two regions lie to each other; and what
+stands where in the picture, read off its tokens.
 
 They train the vision in minutes, where a language model alone needs hours; the finished model does not keep them.
 Knows the facts of rendered scenes (`Sample.meta["things"]`).
@@ -21,8 +22,9 @@ SIDES = ("left", "front")
 LINKS = ("on", "inside", "leaning on", "next to", "reflection of")
 PAIRS = (*SIDES, *LINKS)
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
-LEAST_AREA = {"color": 0.0012, "material": 0.014, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
-OTHER_AREA = 0.006
+LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
+OTHER_AREA = 0.008
+IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
 
 
 class RegionHeads(nn.Module):
@@ -40,23 +42,39 @@ class RegionHeads(nn.Module):
         super().__init__()
         self.words = {name: [*ids] for name, ids in words.items()}
         self.ids = {name: [*ids.values()] for name, ids in words.items()}
+        self.occupied = nn.Linear(width, 1)
         self.pairs = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, len(PAIRS)))
 
     def forward(
-        self, summaries_RD: Tensor, packs: Sequence[Pack], embeddings_VD: Tensor
+        self, summaries_RD: Tensor, context_ND: Tensor, packs: Sequence[Pack], embeddings_VD: Tensor
     ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-        """The sum of all losses, and for each attribute and link (right, asked)."""
-        things = [(p.sample.meta["things"][i], p.sample.meta["size"]) for p in packs for i in p.things]
+        """The sum of all losses, and for each attribute and link (right, asked).
+
+        Args:
+            summaries_RD: of the packs' regions. context_ND: the picture's tokens, equally many a pack, row-major.
+            embeddings_VD: the language model's.
+        """
+        regions = [(p, p.sample.meta["things"][i]) for p in packs for i in p.things]
         losses, right = [], {}
-        for name, ids in self.ids.items():
-            target_R = torch.tensor([self._label(name, thing, size) for thing, size in things])
-            known = target_R != IGNORED
-            if known.any():
-                # Directions only: both grow in training, and the loss must not grow with them.
-                pointing = F.rms_norm(summaries_RD[known], summaries_RD.shape[1:])
-                logits = pointing @ F.normalize(embeddings_VD[ids]).T
-                losses.append(F.cross_entropy(logits, target_R[known]))
-                right[name] = (int((logits.argmax(1) == target_R[known]).sum()), int(known.sum()))
+        for name in self.ids:
+            target_R = [self._label(name, thing, p) for p, thing in regions]
+            self._read(name, "", target_R, summaries_RD, embeddings_VD, losses, right)
+
+        side = int((len(context_ND) / len(packs)) ** 0.5)
+        cells = [thing for p in packs for thing in cells_of(p, side)]
+        known = torch.tensor([cell is not HARD for cell in cells])
+        there = torch.tensor([isinstance(cell, dict) for cell in cells])[known]
+        logits_N = self.occupied(context_ND).squeeze(1)[known]
+        losses.append(F.binary_cross_entropy_with_logits(logits_N, there.float()))
+        right["occupied"] = (int(((logits_N > 0) == there).sum()), len(there))
+        owners = [p for p in packs for _ in range(side * side)]
+        for name in (name for name in IN_CELLS if name in self.ids):
+            target_N = [
+                self._label(name, cell, p) if isinstance(cell, dict) else IGNORED
+                for p, cell in zip(owners, cells, strict=True)
+            ]
+            self._read(name, " in cell", target_N, context_ND, embeddings_VD, losses, right)
+
         first, second, target_NP = _pairs(packs)
         if len(first):
             logits_NP = self.pairs(torch.cat([summaries_RD[first], summaries_RD[second]], 1))
@@ -71,12 +89,49 @@ class RegionHeads(nn.Module):
                 right[name] = (int(hit.sum()), int(asked.sum()))
         return sum(losses, summaries_RD.new_zeros(())), right
 
-    def _label(self, name: str, thing: dict[str, Any], size: list[int]) -> int:
+    def _read(
+        self,
+        name: str,
+        where: str,
+        target: list[int],
+        vectors_ND: Tensor,
+        embeddings_VD: Tensor,
+        losses: list[Tensor],
+        right: dict[str, tuple[int, int]],
+    ) -> None:
+        """Add the loss of an attribute's words on vectors, and how many are right."""
+        target_N = torch.tensor(target)
+        known = target_N != IGNORED
+        if known.any():
+            # Directions only: both grow in training, and the loss must not grow with them.
+            pointing = F.rms_norm(vectors_ND[known], vectors_ND.shape[1:])
+            logits = pointing @ F.normalize(embeddings_VD[self.ids[name]]).T
+            losses.append(F.cross_entropy(logits, target_N[known]))
+            right[name + where] = (int((logits.argmax(1) == target_N[known]).sum()), int(known.sum()))
+
+    def _label(self, name: str, thing: dict[str, Any], packed: Pack) -> int:
         if name != "kind" and thing["visible"] < LEAST_VISIBLE:
             return IGNORED
-        if thing["area"] < LEAST_AREA.get(name, OTHER_AREA) * size[0] * size[1]:
+        x0, y0, x1, y1 = packed.window
+        if thing["area"] < LEAST_AREA.get(name, OTHER_AREA) * (x1 - x0) * (y1 - y0):
             return IGNORED
         return self.words[name].index(thing[name]) if thing.get(name) in self.words[name] else IGNORED
+
+
+HARD = "hard to see"
+
+
+def cells_of(packed: Pack, side: int) -> list[dict[str, Any] | str | None]:
+    """For each cell of a grid over the picture: the largest thing whose middle is in it, None, or `HARD`."""
+    cells: list[Any] = [None] * side**2
+    x0, y0, x1, y1 = packed.window
+    for thing in sorted(packed.sample.meta["things"], key=lambda thing: thing["area"]):
+        left, top, right, bottom = thing["box"]
+        x, y = ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
+        if 0 <= x < 1 and 0 <= y < 1:
+            clear = thing["visible"] >= LEAST_VISIBLE and thing["area"] >= 0.0015 * (x1 - x0) * (y1 - y0)
+            cells[int(y * side) * side + int(x * side)] = thing if clear else HARD
+    return cells
 
 
 def _pairs(packs: Sequence[Pack]) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 MISSING = "pip install 'grasp-any-region[train]'"
 
@@ -23,6 +24,7 @@ class Log:
         self.out, self.name, self.start, self.quiet = out, name, start, quiet
         self.file = out / "log.jsonl"
         self._board: Any = None
+        self._console = Console(stderr=True, soft_wrap=True, markup=False)
         if quiet:
             return
         out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,8 @@ class Log:
         """Write one line of figures; it has a "step"."""
         if self.quiet:
             return
-        self._say(json.dumps(line))
+        figures = ", ".join(f"{name} {value:g}" for name, value in _flat(line).items())
+        self._say(f"step {line['step']}: {figures}")
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self._board:
@@ -91,7 +94,7 @@ class Log:
         return [json.loads(line) for line in self.file.read_text().split("\n")[:-1]]
 
     def _say(self, text: str) -> None:
-        print(f"{self.name} {text}", file=sys.stderr, flush=True)
+        self._console.print(f"{self.name} {text}")
 
 
 def _flat(line: dict[str, Any]) -> dict[str, float]:

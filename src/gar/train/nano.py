@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,22 +21,23 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageEnhance, ImageFilter
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
-from gar.data.packing import Spoken, pack
+from gar.data.packing import pack
 from gar.data.sample import Sample, Turn, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import ATTRIBUTES, RegionHeads
-from gar.train.objective import Objective
+from gar.train.objective import VISION, Objective, part_of
 from gar.train.processes import join
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
 from gar.train.trainer import train
 
-Drill = Callable[[dict[str, Any], random.Random], list[Turn]]
+Teller = Callable[[dict[str, Any], random.Random], list[Turn]]
 
 NUM_PROMPTS = 16
 BOS, EOS, PAD, IMAGE, ANSWER = "<|bos|>", "<|eos|>", "<|pad|>", "<|image|>", "<|answer|>"
@@ -94,7 +96,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
     return GARConfig(
         vision_config=TimmWrapperConfig(
             architecture="tf_efficientnet_lite0",
-            model_args={"features_only": True, "out_indices": [2, 3, 4]},
+            model_args={"features_only": True, "out_indices": [1, 2, 3, 4]},
             do_pooling=False,
         ),
         text_config=LlamaConfig(
@@ -122,7 +124,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         patch_size=2,
         feature_stride=8,
         feature_width=width,
-        tower_levels=3,
+        tower_levels=4,
         projector_pooling_ratio=1,
         context_pooling=4,
         replay_size=4,
@@ -186,11 +188,11 @@ def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
     return picture
 
 
-def open_accuracy(
+def glance(
     objective: Objective, processor: GARProcessor, samples: list[Sample], turns: int = 24, seed: int = 0
 ) -> dict[str, float]:
-    """By type, how often greedy decoding gives the very answer to a question without options, and over questions with
-    options, how often the right one is ranked first."""
+    """By type, how often greedy decoding gives the very answer to a question without options; over questions with
+    options, how often the right one is ranked first; and how often the heads are right."""
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for index, sample in enumerate(samples):
@@ -198,38 +200,49 @@ def open_accuracy(
         if packed is None:
             continue
         with torch.no_grad():
-            _, figures, logits = objective([packed])
-        assert logits is not None
-        right["choices"] += int(figures["right/choices"])
-        asked["choices"] += int(figures["asked/choices"])
-        for turn, exact in zip(packed.turns, Spoken.of([packed]).word_for_word(logits), strict=True):
+            _, figures, spoken = objective([packed])
+        for name, number in figures.items():
+            kind, _, what = name.partition("/")
+            if what:
+                {"right": right, "asked": asked}[kind][what if what == "choices" else f"head {what}"] += int(number)
+        for turn, exact in zip(packed.turns, spoken.word_for_word() if spoken else (), strict=spoken is not None):
             if not turn.choices:
                 asked[turn.type] += 1
                 right[turn.type] += exact
-    return {f"{name} ({asked[name]})": round(right[name] / asked[name], 3) for name in sorted(asked)}
+    return {f"{name} ({asked[name]})": round(right[name] / asked[name], 3) for name in sorted(asked) if asked[name]}
 
 
 @dataclass(frozen=True)
-class Drilled(Sequence[Sample]):
-    """Rendered scenes with other turns: those that `drill` writes from a scene's facts."""
+class Told(Sequence[Sample]):
+    """Rendered scenes, each many times and every time with other turns, written from its facts.
+
+    drilled: how often by `drill`, in place of `talk`.
+    """
 
     samples: Sequence[Sample]
-    drill: Drill
-    seed: int
+    talk: Teller
+    drill: Teller
+    drilled: float
+    seed: str
+    visits: int = 32
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples) * self.visits
 
     def __getitem__(self, index: Any) -> Any:
-        sample = self.samples[index]
-        return replace(sample, turns=self.drill(sample.meta, random.Random(f"{self.seed}/drill/{index}")))
+        sample = self.samples[index % len(self.samples)]
+        rng = random.Random(f"{self.seed}/{index}")
+        tell = self.drill if rng.random() < self.drilled else self.talk
+        return replace(sample, turns=tell(sample.meta, rng))
 
 
 def run(
     data: list[Path],
     validation: Path,
     out: Path,
-    drill: Drill,
+    talk: Teller,
+    drill: Teller,
+    start: Path | None = None,
     stages: list[Stage] | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -241,7 +254,8 @@ def run(
     Args:
         data: folders of training shards (`gar scenes render`). validation: a folder of held-out ones.
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
-        drill: writes the turns of a stage that drills, from a scene's facts.
+        talk, drill: write turns from a scene's facts: all kinds in many wordings; short ones in one wording each.
+        start: a folder with an earlier nano whose vision to begin with, in place of ImageNet's tower.
     """
     rank, world = join()
     samples = [s for folder in data for s in read_shards(folder)]
@@ -256,6 +270,8 @@ def run(
         dist.barrier()
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     model = build(tokenizer, seed)
+    if start:
+        load_vision(model, start)
     processor = GARProcessor(model.config, tokenizer)
     things = [t for s in samples for t in s.meta["things"]]
     words = {name: sorted({t[name] for t in things if t.get(name)}) for name in ATTRIBUTES}
@@ -263,14 +279,39 @@ def run(
         name: {word: processor.prompts.encode_answer(word, end=False)[0] for word in words[name]} for name in ATTRIBUTES
     }
     heads = RegionHeads(model.config.text_config.hidden_size, ids)
+
+    def validate(objective: Objective) -> dict[str, float]:
+        return glance(objective, processor, held_out)
+
     for stage in stages or nano_stages():
-        validate = (lambda objective: open_accuracy(objective, processor, held_out)) if stage.language else None
+        told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}")
         train(
-            model, processor, Drilled(samples, drill, seed) if stage.drill else samples, stage, out / stage.name,
-            heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=500,
+            model, processor, told if stage.language else samples, stage, out / stage.name,
+            heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=300,
         )  # fmt: skip
     if rank == 0:
         export(model, processor, out / "model")
+
+
+def load_vision(model: GARForConditionalGeneration, folder: Path) -> None:
+    """Begin with the vision of an earlier nano; a level of its tower that the earlier one did not read adds nothing.
+
+    Raises:
+        ValueError: the folder holds another model.
+    """
+    theirs = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    lateral = [name for name in model.state_dict() if "pyramid.lateral" in name]
+    new = (len(lateral) - sum("pyramid.lateral" in name for name in theirs)) // 2
+    vision = {
+        re.sub(r"(?<=lateral\.)\d+", lambda m: str(int(m[0]) + new), name): value
+        for name, value in theirs.items()
+        if part_of(name) in VISION
+    }
+    added = {name: torch.zeros_like(model.state_dict()[name]) for name in lateral if name not in vision}
+    ours = {name: value.shape for name, value in model.state_dict().items() if part_of(name) in VISION}
+    if {name: value.shape for name, value in (vision | added).items()} != ours:
+        raise ValueError(f"{folder} is no earlier nano: its vision has other weights than today's")
+    model.load_state_dict(vision | added, strict=False)
 
 
 def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from gar.data.packing import Pack, Spoken, collate
+from gar.data.packing import Pack, Reading, Spoken, collate
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import RegionHeads
 from gar.train.muon import Muon
@@ -59,48 +59,68 @@ class Objective(nn.Module):
         self.train()
         self.model.model.vision_tower.eval()
 
-    def forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Tensor | None]:
-        """The loss of some packs, figures to be summed, and the logits (N, V) of what they say, see `Spoken`."""
+    def forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Spoken | None]:
+        """The loss of some packs, figures to be summed, and what is said: first of packs with a prefix, then of others.
+
+        Packs without a prefix need a model that adds summaries to the names of regions.
+        """
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             return self._forward(packs)
 
-    def _forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Tensor | None]:
-        batch = on(self.device, collate(packs, self.pad_id))
-        inner, stage = self.model.model, self.stage
+    def _forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Spoken | None]:
+        packs = sorted(packs, key=lambda p: p.hidden)
+        batch = on(self.device, collate(packs))
+        inner, stage, boxes = self.model.model, self.stage, batch["region_boxes"]
         with torch.set_grad_enabled(self.vision_trains and torch.is_grad_enabled()):
             features = inner.encode(batch["pixel_values"], batch["mask_values"])
-        regions = inner.cut(features, batch["tile_grids"], batch["region_boxes"])
-        loss, figures, logits = features.new_zeros(()), {"steps": 1.0}, None
+        regions = inner.cut(features, batch["tile_grids"], boxes)
+        loss, figures, spoken = features.new_zeros(()), {"steps": 1.0}, None
         if stage.language:
-            embeds = inner.embed(batch["input_ids"], features, regions, batch["region_boxes"])
-            loss, spoken, logits = self.read(embeds, batch, packs)
-            figures |= spoken
-        if self.heads is not None and any(batch["region_boxes"]):
+            each = regions.split([len(of_one) for of_one in boxes])
+            tiles = features.split([len(p.cut.tiles) for p in packs])
+            said = []
+            for hidden in (False, True):
+                own = [i for i, p in enumerate(packs) if p.hidden is hidden]
+                if not own:
+                    continue
+                reading = Reading.of([packs[i] for i in own], self.pad_id)
+                of_rows = [own[pack] for pack, _, _ in reading.rows]
+                ids, its_boxes = reading.input_ids.to(self.device), [boxes[i] for i in of_rows]
+                its_regions = torch.cat([each[i] for i in of_rows])
+                if hidden:
+                    embeds = inner.embed_text(ids, its_regions, its_boxes)
+                else:
+                    embeds = inner.embed(ids, torch.cat([tiles[i] for i in of_rows]), its_regions, its_boxes)
+                said.append(self.read(embeds, reading, [packs[i] for i in own]))
+            spoken = Spoken.joined(said)
+            loss, of_answers = self.loss_of(spoken)
+            figures |= of_answers
+        if self.heads is not None and any(boxes):
             summaries = inner.mention(regions.flatten(1))
-            head_loss, right = self.heads(summaries, packs, self.model.get_input_embeddings().weight)
+            words = self.model.get_input_embeddings().weight
+            head_loss, right = self.heads(summaries, inner.context(features), packs, words)
             loss = loss + stage.heads * head_loss
             figures["heads"] = head_loss.item()
             for name, (hits, asked) in right.items():
                 figures[f"right/{name}"], figures[f"asked/{name}"] = hits, asked
-        return loss, figures, logits
+        return loss, figures, spoken
 
-    def read(
-        self, embeds_BSD: Tensor, batch: dict[str, Any], packs: Sequence[Pack]
-    ) -> tuple[Tensor, dict[str, float], Tensor]:
-        """What the language model makes of a batch's embeddings; returns as `forward`."""
-        hidden_BSD = self.model.model.language_model(
-            inputs_embeds=embeds_BSD,
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
+    def read(self, embeds_RSD: Tensor, reading: Reading, packs: Sequence[Pack]) -> Spoken:
+        """What the language model says where the answers of some packs stand."""
+        hidden_RSD = self.model.model.language_model(
+            inputs_embeds=embeds_RSD,
+            attention_mask=reading.attention_mask.to(embeds_RSD.device),
+            position_ids=reading.position_ids.to(embeds_RSD.device),
             use_cache=False,
         ).last_hidden_state
-        spoken = Spoken.of(packs)
-        logits_NV = self.model.lm_head(hidden_BSD[spoken.rows, spoken.places])
-        losses_N = spoken.losses(logits_NV)
-        answers = spoken.answer_loss(losses_N, self.stage.balance)
-        ranking, right, asked = spoken.ranking_loss(losses_N)
+        return Spoken.of(packs, reading, lambda rows, places: self.model.lm_head(hidden_RSD[rows, places]))
+
+    def loss_of(self, spoken: Spoken) -> tuple[Tensor, dict[str, float]]:
+        """The loss of all that is said, and its figures."""
+        answers = spoken.answer_loss(self.stage.balance)
+        ranking, right, asked = spoken.ranking_loss()
         figures = {"language": answers.item(), "right/choices": float(right), "asked/choices": float(asked)}
-        return answers + self.stage.ranking * ranking, figures, logits_NV
+        return answers + self.stage.ranking * ranking, figures
 
     def shard(self, mesh: Any) -> None:
         """Spread weights, gradients and the optimiser's state over the processes of a mesh (FSDP2).
@@ -109,8 +129,10 @@ class Objective(nn.Module):
         anew; the rest together, once. On a GPU in bfloat16, with gradients added up over the processes in float32.
 
         Raises:
-            ValueError: the stage trains by Muon, which needs whole matrices.
+            ValueError: the stage trains by Muon, which needs whole matrices, or over weights of 4 bits.
         """
+        if self.stage.four_bit:
+            raise ValueError(f"stage {self.stage.name}: weights of 4 bits cannot be spread; take lora, or no --shard")
         if self.stage.muon_rate:
             raise ValueError(f"stage {self.stage.name}: Muon needs whole matrices; shard with muon_rate=0, by AdamW")
         kinds: dict[str, Any] = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}

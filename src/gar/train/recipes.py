@@ -13,8 +13,9 @@ class Stage:
     """One stretch of training with one set of settings.
 
     steps: optimiser steps. batch: pictures a step, of all processes. turns, regions: at most so many a picture.
-    drill: whether nano reads short comparisons of regions in place of the scenes' own turns (`gar.scenes.text.drill`).
-    hidden: how often the turns about a picture see only their regions' summaries, and not what stands before them.
+    drill: how often nano reads short questions in one wording each (`gar.scenes.text.drill`) in place of a whole talk.
+    hidden: how often the turns about a picture see only their regions' summaries, and no picture.
+    zoomed: how often the picture is cropped to a part with all marked regions; for stages without `language`.
     at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
         number of processes. 0: each process takes its share of the batch as one group.
     language: whether the language model reads the turns; without, only the auxiliary heads train.
@@ -41,8 +42,9 @@ class Stage:
     batch: int
     turns: int
     regions: int
-    drill: bool = False
+    drill: float = 0.0
     hidden: float = 0.0
+    zoomed: float = 0.0
     at_once: int = 0
     language: bool = True
     frozen: tuple[str, ...] = ()
@@ -77,20 +79,19 @@ def nano() -> list[Stage]:
     those of picture and regions, and many ways to ask drown what all of them ask. So the first turns are short, in one
     wording, and see only the summaries of the regions that they name.
     """
+    vision = Stage(
+        "vision", steps=1000, batch=16, turns=1, regions=10, zoomed=0.4, language=False, tower_rate=0.5, warmup=40,
+        floor=0.02,
+    )  # fmt: skip
     compare = Stage(
-        "compare", steps=500, batch=4, turns=48, regions=8, drill=True, hidden=1.0,
+        "compare", steps=600, batch=4, turns=48, regions=8, drill=1.0, hidden=1.0,
         frozen=("tower", "mask", "projector"), rate=3e-3, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=0.3,
     )  # fmt: skip
-    return [
-        Stage(
-            "vision", steps=1700, batch=16, turns=1, regions=8, language=False, tower_rate=0.5, warmup=40, floor=0.02
-        ),
-        compare,
-        replace(
-            compare, name="language", steps=2100, turns=24, drill=False, hidden=0.3, rate=1.5e-3, vision_rate=0.4,
-            muon_rate=0.012, balance=0.4, warmup=20, floor=0.0,
-        ),
-    ]  # fmt: skip
+    language = replace(
+        compare, name="language", steps=3600, turns=32, drill=0.25, hidden=0.6, rate=1.5e-3, vision_rate=0.4,
+        muon_rate=0.012, balance=0.4, warmup=20, floor=0.0,
+    )  # fmt: skip
+    return [vision, compare, language]
 
 
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from gar.data.packing import Pack, collate
+from gar.data.packing import Pack, Reading, collate
 from gar.data.sample import Sample, write_shard
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
@@ -71,8 +71,6 @@ def train(
         ValueError: the loss is no number, or a spike; the batch is saved in `out`. A batch that processes cannot share.
     """
     rank, world = rank_and_world()
-    if stage.max_tiles:
-        processor.config.max_num_tiles = stage.max_tiles
     objective = Objective(model, stage, heads, processor.tokenizer.pad_token_id)
     if sharded:
         objective.shard(init_device_mesh(objective.device.type, (world,)))
@@ -185,8 +183,9 @@ def _check(
         return
     rank, _ = rank_and_world()
     write_shard([p.sample for p in packs], folder / f"samples-{rank}.parquet")
-    batch = collate(packs, objective.pad_id)
+    batch = collate(packs)
     boxes = batch.pop("region_boxes")
+    batch |= {k: v for k, v in vars(Reading.of(packs, objective.pad_id)).items() if k != "rows"}
     save_file(batch, folder / f"batch-{rank}.safetensors", {"region_boxes": json.dumps(boxes)})
     what = f"{loss / usual:.0f} times that of the steps before" if spike else f"{loss}, its gradient's length {norm}"
     raise ValueError(
