@@ -145,7 +145,9 @@ class FakePredictor:
         located: list[list[Located]] = [
             [region.locate(*image.size) for region in mine] for image, mine in zip(images, regions, strict=True)
         ]
-        return [[SimpleNamespace(text=f"at {one.box}", confidence=0.25) for one in mine] for mine in located]
+        return [
+            [SimpleNamespace(text=f"at {one.box}", choice=None, confidence=0.25) for one in mine] for mine in located
+        ]
 
     def _count(self) -> None:
         if self.left is not None:

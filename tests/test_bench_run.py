@@ -334,15 +334,57 @@ def test_further_regions_stand_behind_those_that_are_asked_about(shown: Shown):
     assert len(VIEWS["100-regions"](shown[0], [Region.box(0, 0, 64, 48)])[1]) == 100
 
 
-def test_items_to_which_a_view_adds_too_many_regions_are_left_out(vqa: Task, dlc: Task, tmp_path: Path):
+def test_distractors_are_objects_outside_of_the_regions():
+    pixels, rng = np.full((240, 320, 3), 128, np.uint8), np.random.default_rng(0)
+    places = (20, 20), (250, 30), (30, 180), (200, 160)
+    things = np.zeros((240, 320), bool)
+    for x, y in places:
+        things[y : y + 40, x : x + 50] = True
+    pixels[things] = np.array([200, 40, 0]) - rng.integers(0, 40, (things.sum(), 1))
+    asked = [Region.box(120, 80, 180, 140)]
+    picture, regions = VIEWS["distractors"](Image.fromarray(pixels), asked)
+    assert regions[:1] == asked and len(regions) == 5
+    first, *found = masks(picture, regions)
+    for mask in found:
+        assert mask.sum() > 100 and not (first & mask).any() and (mask & things).sum() > 0.8 * mask.sum()
+    on_all = [Region.box(0, 0, 320, 240)]
+    assert VIEWS["distractors"](picture, on_all)[1] == on_all
+
+
+def test_regions_beyond_the_model_s_prompts_share_its_last_one(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=5)
     reason = "more than the 5 regions that the model can mark"
-    assert run(*vqa, fake, tmp_path / "5.jsonl", view="5-regions") == {reason: 1}
+    assert run(*vqa, fake, tmp_path / "20.jsonl", view="20-regions") == {reason: 1}  # it asks about seven
     assert {len(regions) for regions in fake.opened} == {5}
-    assert run(*vqa, fake, tmp_path / "10.jsonl", view="10-regions", many_regions="as-published") == {reason: 6}
+    picture = load_image(vqa[2] / vqa[1][0].image)
+    alone = masks(*VIEWS["20-regions"](picture, vqa[1][0].regions()))
+    marked = masks(picture, fake.opened[0])
+    assert all((mask == one).all() for mask, one in zip(marked[:4], alone, strict=False))
+    assert (marked[4] == np.logical_or.reduce(alone[4:])).all()
     assert run(*vqa, Rival(Fixed("B")), tmp_path / "100.jsonl", view="100-regions") == {}
-    with pytest.raises(ValueError, match="each marked by itself"):
-        run(*dlc, fake, tmp_path / "dlc.jsonl", view="10-regions")
+
+
+def test_among_others_a_region_is_described_by_its_name(dlc: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=5)
+    assert run(*dlc, fake, tmp_path / "dlc.jsonl", view="10-regions") == {}
+    assert fake.asked == [("Describe <Prompt0> in detail.", None)] * 3
+    assert all(len(regions) == 5 for regions in fake.opened)
+
+
+def test_marks_that_are_drawn_or_written_are_told_of_and_nothing_else_is_marked(vqa: Task, dlc: Task, tmp_path: Path):
+    for view, told in (("drawn", "<Prompt0> in the box with number 0"), ("text", "<Prompt0>: 0, 2, 6, 20")):
+        fake: Any = small.FakePredictor(prompts=16)
+        run(*vqa, fake, tmp_path / f"{view}.jsonl", view=view)
+        question, _ = fake.asked[0]
+        assert told in question and question.endswith("What is the color of <Prompt0>?")
+        assert all(region.normalized for regions in fake.opened for region in regions)
+        run(*dlc, fake, tmp_path / f"{view}-dlc.jsonl", view=view)
+        assert fake.asked[-1][0].endswith("Describe <Prompt0> in detail.")
+        judge = Fixed("B")
+        run(*vqa, Rival(judge, "crops"), tmp_path / f"{view}-rival.jsonl", view=view)
+        assert told in judge.asked[0].text and len(judge.asked[0].pictures) == 1
+    run(*vqa, Rival(judge, "crops"), tmp_path / "click.jsonl", view="point")
+    assert len(judge.asked[-1].pictures) == 15  # of seven regions, each found by GrabCut from a click
 
 
 def test_a_mask_of_which_nothing_would_be_left_stays(shown: Shown):
@@ -371,20 +413,32 @@ def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: 
         assert tuple(found["views"]) == views
         plain = found["views"]["as-is"]["runs"]["all"]
         assert plain["difference"]["value"] == 0 and plain["same_answer"] == plain["difference"]["n"] == 6
-        too_many = {"20-regions", "50-regions", "100-regions"} & {*views}
-        reason = "more than the 16 regions that the model can mark"
         for view, row in found["views"].items():
-            assert row["left_out"] == ({reason: 6} if view in too_many else {})
-            assert ("runs" in row) != (view in too_many)
-        done = [view for view in views if view not in too_many]
-        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*done, "items"])
+            assert row["left_out"] == {} and row["runs"]["all"]["difference"]["n"] == 6, view
+        assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*views, "items"])
         by_item = json.loads((tmp_path / command / "items.json").read_text())
-        assert list(by_item) == list("012345") and all(list(values) == done for values in by_item.values())
-        assert main(arguments) == 0
-        told = "20-regions: 6 items left out: more than the 16 regions that the model can mark"
-        assert (told in capsys.readouterr().out) == ("20-regions" in views)
-    with pytest.raises(ValueError, match="needs a judge"):
-        by_view(benchmark("dlc"), CONTEXT, tmp_path, None, small.FakePredictor)  # type: ignore
+        assert list(by_item) == list("012345") and all(tuple(values) == views for values in by_item.values())
+        assert main(arguments) == 0 and "left out" not in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_told_once_for_all_views(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")
+    (tmp_path / "gar/images/vqa_3.png").unlink()
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor(prompts=5))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    assert main(["bench", "context", "vqa", "--data", str(tmp_path / "gar"), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("left out: 1 items (the picture is missing) in every view") == 1
+
+
+def test_context_of_a_benchmark_with_a_judge_needs_one_and_of_a_model_behind_an_endpoint_no_features(tmp_path: Path):
+    small.dlc(tmp_path / "dlc")
+    with pytest.raises(ValueError, match="give --judge URL"):
+        by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", small.FakePredictor)  # type: ignore
+    judge, rival = Fixed("A"), Rival(Fixed("A cup."))
+    found = by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", lambda: rival, judge)
+    assert {*CONTEXT} - {*found["views"]} == {"mean-feature"}
+    for row in found["views"].values():
+        assert row["scores"]["recognised"]["value"] == 1 and row["runs"]["all"]["difference"]["value"] == 0
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ import typer
 import typer.core
 
 if TYPE_CHECKING:
+    from gar.bench.judges import Judge
     from gar.bench.rivals import Rival
     from gar.predictor import Predictor
     from gar.regions import Located, Region
@@ -409,6 +411,14 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of `gar bench
 _Data = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="The benchmark's published files; see docs/benchmarks.md.")
 ]
+_Endpoint = Annotated[
+    str | None, typer.Option("--endpoint", metavar="URL", help="Ask --model at an OpenAI-compatible endpoint.")
+]
+_Marks = Annotated[str, typer.Option("--marks", help="How it is told of regions: drawn, text, crops.")]
+_Judge = Annotated[
+    str | None, typer.Option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, up to its /v1.")
+]
+_JudgeModel = Annotated[str | None, typer.Option("--judge-model", metavar="ID")]
 
 
 @bench_app.command("list")
@@ -515,10 +525,8 @@ def bench_run(
     name: _Name,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Answers, one JSON line each.")],
     model: _Model = "nano",
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", metavar="URL", help="Ask --model at an OpenAI-compatible endpoint.")
-    ] = None,
-    marks: Annotated[str, typer.Option("--marks", help="How it is told of regions: drawn, text, crops.")] = "drawn",
+    endpoint: _Endpoint = None,
+    marks: _Marks = "drawn",
     data: _Data = None,
     view: Annotated[
         str, typer.Option("--view", help="How it is shown: as-is, gray, blind, box, point, drawn, ...")
@@ -542,7 +550,7 @@ def bench_run(
         chosen,
         items,
         folder,
-        _rival(endpoint, model, marks) if endpoint else _load(model, device, dtype, None),
+        _asked(model, endpoint, marks, device, dtype),
         out,
         view=view,
         order=order,
@@ -562,10 +570,8 @@ def bench_score(
     verdicts: Annotated[
         Path | None, typer.Option("--verdicts", metavar="FILE", help="A judge's stored replies, published or of --out.")
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, up to its /v1.")
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option("--judge-model", metavar="ID")] = None,
+    judge: _Judge = None,
+    judge_model: _JudgeModel = None,
     judge_cache: Annotated[
         Path | None, typer.Option("--judge-cache", metavar="FILE", help="Where replies are kept (~/.cache/gar/bench).")
     ] = None,
@@ -593,21 +599,13 @@ def bench_score(
 
     if judge and verdicts:
         raise ValueError("--judge and --verdicts: give one of them")
-    if bool(judge) != bool(judge_model):
-        raise ValueError("--judge URL and --judge-model ID go together")
-    asked = None
-    if judge:
-        from gar.bench.judges import Endpoint
-        from gar.bench.task import CACHE
-
-        cache = judge_cache or CACHE / "judge.sqlite"
-        asked = Endpoint(judge, str(judge_model), cache=cache, rate_limit=rate_limit, token_limit=token_limit)
+    limits = {"rate_limit": rate_limit, "token_limit": token_limit}
     found = scored(
         benchmark(name),
         predictions,
         data=data,
         verdicts=verdicts,
-        judge=asked,
+        judge=_judge(judge, judge_model, judge_cache, **limits),
         text_only=text_only,
         wording=wording.read_text(encoding="utf-8") if wording else None,
         repeat=repeat,
@@ -670,13 +668,18 @@ def bench_context(
     name: _Name,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
     model: _Model = "nano",
+    endpoint: _Endpoint = None,
+    marks: _Marks = "drawn",
+    judge: _Judge = None,
+    judge_model: _JudgeModel = None,
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What a model needs from outside the regions: that hidden, mirrored, with further regions marked, and blind."""
+    """What a model needs from outside the regions: that hidden, mirrored, other objects marked, and blind."""
     from gar.bench.views import CONTEXT
 
-    _views(name, out, model, data, CONTEXT, as_json)
+    load = partial(_asked, model, endpoint, marks)
+    _views(name, CONTEXT, out, data, load, _judge(judge, judge_model), as_json)
 
 
 @bench_app.command("robustness")
@@ -684,13 +687,18 @@ def bench_robustness(
     name: _Name,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
     model: _Model = "nano",
+    endpoint: _Endpoint = None,
+    marks: _Marks = "drawn",
+    judge: _Judge = None,
+    judge_model: _JudgeModel = None,
     data: _Data = None,
     as_json: _Json = False,
 ) -> None:
-    """What bad masks, other prompts (box, point, GrabCut's mask, a drawn box) and more regions, 2 to 100, cost."""
+    """What bad masks, other prompts (a segmenter's mask, box, point, marks drawn, text) and 2 to 100 regions cost."""
     from gar.bench.views import ROBUSTNESS
 
-    _views(name, out, model, data, ROBUSTNESS, as_json)
+    load = partial(_asked, model, endpoint, marks)
+    _views(name, ROBUSTNESS, out, data, load, _judge(judge, judge_model), as_json)
 
 
 @bench_app.command("report")
@@ -745,7 +753,12 @@ def bench_fetch(
     print(fetch(benchmark(name), to, source))
 
 
-def _rival(endpoint: str, model: str, marks: str) -> Rival:
+def _asked(
+    model: str, endpoint: str | None, marks: str, device: str = "auto", dtype: str = "auto"
+) -> Predictor | Rival:
+    """The model that a benchmark asks."""
+    if endpoint is None:
+        return _load(model, device, dtype, None)
     from gar.bench.judges import Endpoint
     from gar.bench.rivals import Rival
     from gar.bench.task import CACHE
@@ -753,21 +766,44 @@ def _rival(endpoint: str, model: str, marks: str) -> Rival:
     return Rival(Endpoint(endpoint, model, cache=CACHE / "rivals.sqlite"), marks)
 
 
-def _views(name: str, out: Path, model: str, data: Path | None, views: Sequence[str], as_json: bool) -> None:
-    """Run and score a benchmark without a judge under several views, and compare each with the first."""
+def _judge(url: str | None, model: str | None, cache: Path | None = None, **limits: Any) -> Judge | None:
+    if bool(url) != bool(model):
+        raise ValueError("--judge URL and --judge-model ID go together")
+    if not url:
+        return None
+    from gar.bench.judges import Endpoint
+    from gar.bench.task import CACHE
+
+    return Endpoint(url, str(model), cache=cache or CACHE / "judge.sqlite", **limits)
+
+
+def _views(
+    name: str,
+    views: Sequence[str],
+    out: Path,
+    data: Path | None,
+    load: Callable[[], Predictor | Rival],
+    judge: Judge | None,
+    as_json: bool,
+) -> None:
+    """Run and score a benchmark under several views, and compare each with the first."""
     from rich.console import Console
 
     from gar.bench.catalog import benchmark
     from gar.bench.report import by_view, views_table
 
-    found = by_view(benchmark(name), views, out, data, lambda: _load(model, "auto", "auto", None))
+    found = by_view(benchmark(name), views, out, data, load, judge)
     if as_json:
         print(json.dumps(found))
     else:
         Console().print(views_table(found))
+        left_out: dict[tuple[int, str], list[str]] = {}
         for view, row in found["views"].items():
             for reason, count in row["left_out"].items():
-                print(f"{view}: {count} items left out: {reason}")
+                left_out.setdefault((count, reason), []).append(view)
+        for (count, reason), some in left_out.items():
+            where = "every view" if len(some) == len(found["views"]) else ", ".join(some)
+            print(f"left out: {count} items ({reason}) in {where}")
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

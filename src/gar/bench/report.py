@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gar.bench.flags import splits
@@ -32,9 +33,11 @@ from gar.bench.task import (
     result,
     run,
 )
+from gar.bench.views import FEATURE_VIEWS
 from gar.data.sample import replacing
 
 if TYPE_CHECKING:
+    from gar.bench.rivals import Rival
     from gar.predictor import Predictor
 
 PICTURE_SIDE = 320  # pixels, of a page's pictures
@@ -168,21 +171,26 @@ def by_view(
     views: Sequence[str],
     out: Path,
     data: Path | None,
-    load_predictor: Callable[[], Predictor],
+    load_predictor: Callable[[], Predictor | Rival],
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Run a benchmark that needs no judge under each view, score it, and compare it with the first view.
+    """Run a benchmark under each view, score it, and compare it with the first view. A judge sees the true picture.
 
     Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view. A view
-    under which the model can be asked nothing (more regions than it has prompts) has only its "left_out", by reason.
+    under which the model can be asked nothing has only its "left_out", by reason.
 
     Raises:
-        ValueError: the benchmark needs a judge (run and score each view by itself then).
+        ValueError: the benchmark needs a judge, and none is given.
     """
-    if benchmark.judged:
-        raise ValueError(f"{benchmark.name} needs a judge: run and score each view (`gar bench run --view`)")
+    if benchmark.judged and judge is None:
+        raise ValueError(f"{benchmark.name} needs a judge: give --judge URL --judge-model ID")
+    from gar.bench.rivals import Rival
+
     items, folder = load(benchmark, data)
     out.mkdir(parents=True, exist_ok=True)
     predictor = load_predictor()
+    if isinstance(predictor, Rival):
+        views = [view for view in views if view not in FEATURE_VIEWS]
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
     runs: dict[str, dict[str, Any]] = {}
     for view in views:
@@ -190,7 +198,7 @@ def by_view(
         found["views"][view] = {"left_out": left_out}
         if runs and left_out.total() == len(items):
             continue
-        runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data)
+        runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data, judge=judge)
         write_json(runs[view], out / f"{view}.json")
         found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
     rows = zip(*(one["items"] for one in runs.values()), strict=True)
@@ -223,26 +231,30 @@ def _number(x: float | None) -> str:
 
 def comparison_table(found: dict[str, Any]) -> Table:
     """`compare` for people."""
-    shown = Table("", "A", "B", "B - A", "95 %", "n", "only A", "only B", "p (McNemar)", title=found["benchmark"])
-    shown.columns[0].no_wrap = True
+    columns = ("", "A", "B", "B - A, 95 %", "n", "only A", "only B", "p")
+    shown = _narrow(*columns, title=f"{found['benchmark']} (p: McNemar's test)")
     for name, row in found["runs"].items():
-        tests = [str(row.get("only_first", "")), str(row.get("only_second", ""))]
-        tests.append(f"{row['mcnemar_p']:.4f}" if "mcnemar_p" in row else "")
-        shown.add_row(name, _number(row["first"]), _number(row["second"]), *_cells(row["difference"]), *tests)
+        apart, p = row["difference"], row.get("mcnemar_p")
+        cells = [_short(row["first"]), _short(row["second"]), _within(apart), str(apart["n"])]
+        cells += [str(row.get("only_first", "")), str(row.get("only_second", ""))]
+        shown.add_row(name, *cells, "" if p is None else "<.001" if p < 0.001 else _short(p))
     return shown
 
 
 def agreement_tables(found: dict[str, Any]) -> list[Table]:
     """`gar.bench.agreement.agreement` for people: the judges, and every two of them."""
-    judges = Table("", "judge", "asked", "agrees with itself", "95 %", "n", "length bias", "95 %", "n")
+    judges = _narrow("", "judge", "asked", "agrees with itself", "n", "length bias", "n")
+    judges.columns[1].overflow, judges.columns[1].no_wrap = "fold", False
     judges.title = f"{found['benchmark']}, {found['n']} answers"
     for number, row in enumerate(found["judges"]):
-        same = _cells(row["consistency"]) if "consistency" in row else ("", "", "")
+        same, bias = row.get("consistency"), row["length_bias"]
+        cells = (_within(same), str(same["n"])) if same else ("", "")
         who = f"{row['name']}, {row['wording']}"
-        judges.add_row(f"{number}", who, str(row["repeats"]), *same, *_cells(row["length_bias"]))
-    pairs = Table("judges", "kappa", "95 %", "n", "length bias of the difference", "95 %", "n")
+        judges.add_row(f"{number}", who, str(row["repeats"]), *cells, _within(bias), str(bias["n"]))
+    pairs = _narrow("judges", "kappa", "n", "length bias of the difference", "n")
     for row in found["pairs"]:
-        pairs.add_row(" and ".join(map(str, row["judges"])), *_cells(row["kappa"]), *_cells(row["length_bias"]))
+        cells = (cell for one in (row["kappa"], row["length_bias"]) for cell in (_within(one), str(one["n"])))
+        pairs.add_row(" and ".join(map(str, row["judges"])), *cells)
     return [judges, pairs] if found["pairs"] else [judges]
 
 
@@ -250,26 +262,39 @@ def views_table(found: dict[str, Any]) -> Table:
     """`by_view` for people: under each view the share of answers that are the first view's, and each type's score, with
     a star where it differs from the first (p < .05)."""
     first = next(iter(found["views"].values()))["runs"]
-    shown = Table(title=f"{found['benchmark']}, {found['model']}, {first['all']['difference']['n']} items")
-    shown.add_column("", no_wrap=True)
-    shown.add_column("same", no_wrap=True)
-    for kind in first:
-        shown.add_column(kind, overflow="fold")  # eight types are to fit into 80 letters
+    shown = _narrow("", "same", *(kind.replace("/", "/ ") for kind in first))
+    shown.title = f"{found['benchmark']}, {found['model']}, {first['all']['difference']['n']} items"
+    for column in shown.columns[2:]:
+        column.no_wrap = False  # so that the eight types of GAR-Bench fit into 80 letters
     for name, view in found["views"].items():
         runs = view.get("runs")
         if runs is None:
             shown.add_row(name)
             continue
-        cells = [_short(runs["all"]["same_answer"] / runs["all"]["difference"]["n"])]
+        cells = [_short(runs["all"]["same_answer"] / runs["all"]["difference"]["n"], 2)]
         for row in map(runs.get, first):
             star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
-            cells.append(_short(row["second"]) + star if row else "")
+            cells.append(_short(row["second"], 2) + star if row else "")
         shown.add_row(name, *cells)
     return shown
 
 
-def _short(x: float) -> str:
-    return f"{x:.2f}".removeprefix("0")
+def _narrow(*columns: str, title: str = "") -> Table:
+    """A table that wastes no letter of a terminal's 80, and whose figures are never cut."""
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title)
+    for name in columns:
+        shown.add_column(name, no_wrap=True)
+    return shown
+
+
+def _within(row: dict[str, Any]) -> str:
+    """A figure with its interval."""
+    low, high = map(_short, row["ci95"])
+    return f"{_short(row['value'])} [{low}, {high}]"
+
+
+def _short(x: float | None, places: int = 3) -> str:
+    return "?" if x is None else f"{x:.{places}f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.2f}"
 
 
 def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:

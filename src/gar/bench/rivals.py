@@ -13,12 +13,13 @@ from typing import Any
 from PIL import Image
 
 from gar.bench.judges import Judge, Question, ask_all, read_choice
-from gar.bench.views import focal_crop, numbered
+from gar.bench.views import TOLD, focal_crop, numbered
 from gar.inputs.prompt import prompt_name
 from gar.predictor import Answer
 from gar.regions import Region, load_image
+from gar.segment import resolve
 
-MARKS = ("drawn", "text", "crops")
+MARKS = (*TOLD, "crops")
 
 
 class Rival:
@@ -36,6 +37,10 @@ class Rival:
             raise ValueError(f"marks is {marks!r}, expected one of {', '.join(MARKS)}")
         self.name = f"{endpoint.name}, regions {marks}"
         self._endpoint, self._marks = endpoint, marks
+
+    def marking(self, marks: str) -> Rival:
+        """The same model, told of regions in another way."""
+        return Rival(self._endpoint, marks)
 
     def open(self, image: Image.Image, regions: Sequence[Region]) -> RivalScene:
         """As `Predictor.open`."""
@@ -57,14 +62,10 @@ class Rival:
     def _shown(self, image: Image.Image, regions: Sequence[Region]) -> tuple[str, list[Image.Image]]:
         """What is said of the regions, and the pictures to go with it."""
         picture = load_image(image)
-        located = [region.locate(*picture.size) for region in regions]
-        if self._marks == "drawn":
-            names = ", ".join(f"{prompt_name(k)} in the box with number {k}" for k in range(len(located)))
-            return f"The picture shows {names}.", [numbered(picture, located)]
-        if self._marks == "text":
-            lines = [f"{prompt_name(k)}: {', '.join(map(str, region.box))}" for k, region in enumerate(located)]
-            size = f"{picture.width} x {picture.height} pixels"
-            return "\n".join([f"Boxes as x0, y0, x1, y1 in the picture of {size}:", *lines]), [picture]
+        located = resolve(picture, regions)
+        if self._marks in TOLD:
+            shown = numbered(picture, located) if self._marks == "drawn" else picture
+            return TOLD[self._marks](picture, located), [shown]
         pictures = [picture, *(crop for region in located for crop in focal_crop(picture, region))]
         names = ", ".join(prompt_name(k) for k in range(len(located)))
         return f"After the picture come, for each of {names}, its surroundings and its mask in them.", pictures

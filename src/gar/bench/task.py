@@ -23,6 +23,7 @@ from PIL import Image
 from gar.bench.captions import figures_beside
 from gar.bench.judges import Judge, Question, ask_all
 from gar.bench.statistics import Estimate, mean
+from gar.inputs.prompt import prompt_name
 from gar.regions import Region, load_image
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
+DESCRIBE = "Describe {} in detail."
 ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
@@ -442,8 +444,8 @@ def run(
         out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
-            first ones are marked, the others stay names in the text that mean nothing. An item to which a view adds
-            more than that is left out either way.
+            first ones are marked, the others stay names in the text that mean nothing. Those that a view adds beyond
+            the model's prompts share its last one.
         order: of the choices, see `ordered`.
 
     Returns:
@@ -453,19 +455,20 @@ def run(
         ValueError: no picture is there; the file is of another run.
     """
     from gar.bench.rivals import Rival
-    from gar.bench.views import CROWDED, FEATURE_VIEWS, VIEWS
+    from gar.bench.views import FEATURE_VIEWS, TOLD, VIEWS
 
     if view not in VIEWS:
         raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
     if many_regions not in ("left-out", "as-published"):
         raise ValueError(f"--many-regions {many_regions}: expected left-out or as-published")
-    if view in CROWDED and any(item.question is None for item in items):
-        raise ValueError(f"--view {view}: {benchmark.name} has its regions described, each marked by itself")
     if view in FEATURE_VIEWS:
         if isinstance(predictor, Rival):
             raise ValueError(f"--view {view} changes the model's features, which no endpoint gives: take gray or blur")
         predictor = copy(predictor)
         predictor.change_features = FEATURE_VIEWS[view]
+    show = view
+    if isinstance(predictor, Rival) and view in TOLD:
+        predictor, show = predictor.marking(view), "as-is"
     there = [item for item in items if item.image and (folder / item.image).is_file()]
     if not there:
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
@@ -478,7 +481,7 @@ def run(
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     with out.open("a", encoding="utf-8") as file:
         for group in progress(_groups(asked, batch_size), "asking"):
-            for item, line in _answer(predictor, group, done, folder, VIEWS[view], most, many_regions, max_new_tokens):
+            for item, line in _answer(predictor, group, done, folder, show, most, many_regions, max_new_tokens):
                 file.write(json.dumps({"id": item.id, **line}) + "\n")
                 file.flush()
     for row in read_json(out)[1:]:
@@ -492,52 +495,78 @@ def _answer(
     group: list[Item],
     done: set[str],
     folder: Path,
-    view: Any,
+    view: str,
     most: float,
     many_regions: str,
     max_new_tokens: int,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The lines of those items of a group that have none yet."""
+    from gar.bench.views import AMONG_OTHERS, TOLD, VIEWS
+
     todo = [item for item in group if item.id not in done]
     if not todo:
         return
-    if group[0].question is None:  # the whole group again: what shares a batch may differ in the last bits
+    described = group[0].question is None
+    if described and view not in (*AMONG_OTHERS, *TOLD):
         pictures: dict[str, Image.Image] = {}
         shown = []
-        for item in group:
+        for item in group:  # the whole group again: what shares a batch may differ in the last bits
             if item.image not in pictures:
                 pictures[item.image] = load_image(folder / item.image)
-            shown.append(view(pictures[item.image], item.regions()))
+            shown.append(VIEWS[view](pictures[item.image], item.regions()))
         answers = predictor.describe_batch(
             [picture for picture, _ in shown], [regions for _, regions in shown], max_new_tokens=max_new_tokens
         )
         for item, mine in zip(group, answers, strict=True):
             if item in todo:
-                confidence = sum(answer.confidence for answer in mine) / len(mine)
-                yield item, _line(together([answer.text for answer in mine]), confidence)
+                yield item, _lines(mine)
         return
-    regions = group[0].regions()
+    for items in [[item] for item in todo] if described else [todo]:
+        yield from _ask_model(predictor, items, folder, view, most, many_regions, max_new_tokens)
+
+
+def _ask_model(
+    predictor: Predictor | Rival,
+    items: list[Item],
+    folder: Path,
+    view: str,
+    most: float,
+    many_regions: str,
+    max_new_tokens: int,
+) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """The lines of items with the same picture and regions, from one encoding of these."""
+    from gar.bench.views import TOLD, VIEWS, sharing
+
+    picture, regions = load_image(folder / items[0].image), items[0].regions()
     if len(regions) > most and many_regions == "as-published":
         regions = regions[: int(most)]
-    picture, regions = view(load_image(folder / group[0].image), regions)
-    if len(regions) > most:
-        yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in todo)
+    shown, marked = VIEWS[view](picture, regions)
+    if len(regions) < most < len(marked):
+        marked = sharing(shown, marked, int(most))
+    if len(marked) > most:
+        yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in items)
         return
-    scene = predictor.open(picture, regions)
-    for item in todo:
-        question, choices = unmarked(item.question or "", most), [unmarked(choice, most) for choice in item.choices]
+    told = f"{TOLD[view](picture, [region.locate(*picture.size) for region in regions])}\n" if view in TOLD else ""
+    scene = predictor.open(shown, marked)
+    for item in items:
+        questions = [item.question] if item.question else map(DESCRIBE.format, map(prompt_name, range(len(regions))))
+        choices = [unmarked(choice, most) for choice in item.choices] or None
         try:
-            answer = scene.ask(question, choices or None, max_new_tokens=max_new_tokens)
+            answers = [
+                scene.ask(told + unmarked(question, most), choices, max_new_tokens=max_new_tokens)
+                for question in questions
+            ]
         except ValueError as error:
             yield item, {"skipped": str(error)}
             continue
-        yield item, _line(answer.choice or answer.text, answer.confidence, answer.text)
+        yield item, _lines(answers)
 
 
-def _line(answer: str, confidence: float, text: str | None = None) -> dict[str, Any]:
-    """A line of the file. A rival tells no confidence."""
-    certain = None if math.isnan(confidence) else round(confidence, 6)
-    return {"answer": answer, "text": answer if text is None else text, "confidence": certain}
+def _lines(answers: Sequence[Any]) -> dict[str, Any]:
+    """A line of the file: one answer, or descriptions of several regions. A rival tells no confidence."""
+    text, confidence = together([answer.text for answer in answers]), sum(answer.confidence for answer in answers)
+    certain = None if math.isnan(confidence) else round(confidence / len(answers), 6)
+    return {"answer": answers[0].choice or text, "text": text, "confidence": certain}
 
 
 def together(texts: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from gar.inputs.prompt import prompt_name
 from gar.regions import Located, Region
 from gar.segment import load_segmenter, resolve
 
@@ -24,6 +25,8 @@ View = Callable[[Image.Image, Sequence[Region]], Shown]
 GRAY = (128, 128, 128)
 SMALLEST_CROP = 56  # pixels a side, before the surroundings are added
 SHIFT = 0.1  # of a region's width and height
+DISTRACTED = 5  # regions with distractors, as many as published checkpoints mark
+OBJECT = 0.06, 0.3  # of the picture's width and height, the sides of a distractor's box
 FURTHER = 0.05, 0.2  # of the picture's width and height, the sides of regions that nobody asks about
 
 
@@ -163,6 +166,56 @@ def _crowded(count: int) -> View:
     return view
 
 
+def distractors(picture: Image.Image, regions: Sequence[Region]) -> Shown:
+    """Objects marked behind the given regions, five regions in all: GrabCut's masks in boxes that look like objects."""
+    asked, segmenter = _inside(picture, regions), load_segmenter("grabcut")
+    taken, shown = asked.copy(), list(regions)
+    for x0, y0, x1, y1 in _likely_objects(picture, seed=int(asked.sum())):
+        if len(shown) >= DISTRACTED:
+            break
+        if taken[y0:y1, x0:x1].mean() > 0.1:
+            continue
+        try:
+            found = resolve(picture, [Region.box(x0, y0, x1, y1)], segmenter)[0].mask & ~asked
+        except ValueError:  # nothing is in the box
+            continue
+        if found.any():
+            shown.append(Region.mask(found))
+            taken[y0:y1, x0:x1] = True
+    return picture, shown
+
+
+def _likely_objects(picture: Image.Image, seed: int, tries: int = 1000) -> list[tuple[int, int, int, int]]:
+    """Random boxes, those first that have many edges in them and few around (after Zitnick and Dollar 2014)."""
+    import cv2
+
+    scale = 256 / max(picture.size)
+    size = np.array([max(8, round(side * scale)) for side in picture.size])
+    small = cv2.cvtColor(np.asarray(picture.resize(tuple(size), Image.Resampling.BOX)), cv2.COLOR_RGB2Lab)
+    slopes = [cv2.Sobel(small, cv2.CV_32F, right, 1 - right) for right in (0, 1)]
+    edges = np.sqrt(sum((slope**2).sum(2) for slope in slopes))
+    sums = cv2.integral(np.minimum(edges, np.quantile(edges, 0.95)))  # a few strong edges are not to decide alone
+    rng = np.random.default_rng(seed)
+    sides = rng.uniform(*OBJECT, (tries, 2)) * size
+    corners = rng.uniform(0, 1, (tries, 2)) * (size - sides)
+
+    def within(grown: float) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of edges in each box and its area, with so much of each side added at either end."""
+        x0, y0 = np.clip(corners - grown * sides, 0, size - 1).astype(int).T
+        x1, y1 = np.clip(corners + (1 + grown) * sides, 1, size).astype(int).T
+        return sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0], (x1 - x0) * (y1 - y0)
+
+    (inner, inner_area), (outer, outer_area) = within(-0.1), within(0.15)
+    objectness = inner / inner_area - (outer - inner) / (outer_area - inner_area)
+    boxes = np.concatenate([corners, corners + sides], 1) / np.tile(size, 2) * np.tile(picture.size, 2)
+    return [tuple(box) for box in boxes[np.argsort(-objectness)].astype(int).tolist()]
+
+
+def sharing(picture: Image.Image, regions: Sequence[Region], most: int) -> list[Region]:
+    """`most` regions, of which the last one is all that are left, as one mask."""
+    return [*regions[: most - 1], Region.mask(_inside(picture, regions[most - 1 :]))]
+
+
 def drawn(picture: Image.Image, regions: Sequence[Region]) -> Shown:
     """Each region a numbered box drawn on the picture, and no mark beside that: each is the whole picture."""
     return unmarked(numbered(picture, [region.locate(*picture.size) for region in regions]), regions)
@@ -181,6 +234,19 @@ def numbered(picture: Image.Image, regions: Sequence[Located], first: int = 0) -
     return shown
 
 
+def told_numbers(picture: Image.Image, regions: Sequence[Located]) -> str:
+    """Which number `numbered` gives each region."""
+    names = ", ".join(f"{prompt_name(k)} in the box with number {k}" for k in range(len(regions)))
+    return f"The picture shows {names}."
+
+
+def told_boxes(picture: Image.Image, regions: Sequence[Located]) -> str:
+    """The regions' boxes as text."""
+    lines = [f"{prompt_name(k)}: {', '.join(map(str, region.box))}" for k, region in enumerate(regions)]
+    size = f"{picture.width} x {picture.height} pixels"
+    return "\n".join([f"Boxes as x0, y0, x1, y1 in the picture of {size}:", *lines])
+
+
 VIEWS: dict[str, View] = {
     "as-is": as_is,
     "gray": _outside(lambda picture: Image.new("RGB", picture.size, GRAY)),
@@ -196,12 +262,16 @@ VIEWS: dict[str, View] = {
     "box": _reshaped(_boxed),
     "point": points,
     "drawn": drawn,
+    "text": unmarked,
+    "distractors": distractors,
     **{f"{count}-regions": _crowded(count) for count in (2, 5, 10, 20, 50, 100)},
 }
 FEATURE_VIEWS = {"mean-feature": mean_outside}
+TOLD = {"drawn": told_numbers, "text": told_boxes}  # said before a question; no region is marked beside it
 CROWDED = tuple(name for name in VIEWS if name.endswith("-regions"))
-CONTEXT = ("as-is", "gray", "blur", "mean-feature", "flipped", "5-regions", "unmarked", "blind")
-ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", "drawn", *CROWDED)
+AMONG_OTHERS = ("distractors", *CROWDED)
+CONTEXT = ("as-is", "gray", "blur", "mean-feature", "flipped", "distractors", "unmarked", "blind")
+ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", *TOLD, *CROWDED)
 
 
 def focal_crop(picture: Image.Image, region: Located) -> tuple[Image.Image, Image.Image]:
