@@ -6,7 +6,7 @@ import io
 import json
 import random
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -431,7 +431,7 @@ def groups_of(world: int, lengths: list[int], stage: Stage) -> list[list[tuple[f
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_groups_are_shared_whole_and_weigh_the_same_whatever_the_number_of_processes(world: int):
     stage = Stage("a", steps=1, batch=10, turns=1, regions=1, at_once=2)
-    weights: Counter[tuple[int, ...]] = Counter()
+    weights: defaultdict[tuple[int, ...], float] = defaultdict(float)
     for weight, group in (one for part in groups_of(world, [5, 1, 2, 9, 3, 3, 8, 2, 1, 4], stage) for one in part):
         weights[tuple(p.place for p in group)] += weight / world
     assert weights == pytest.approx({(0, 1): 0.2, (2, 3): 0.2, (4, 5): 0.2, (6, 7): 0.2, (8, 9): 0.2})
