@@ -309,7 +309,7 @@ def train_nano(
     validation: Annotated[Path, typer.Option("--validation", metavar="DIR", help="Held-out shards.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs and the finished model.")],
     start: Annotated[
-        Path | None, typer.Option("--start", metavar="DIR", help="An earlier nano whose vision to begin with.")
+        str | None, typer.Option("--start", metavar="MODEL", help="An earlier nano to go on from, such as nano.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     launch: Annotated[int, typer.Option("--launch", min=1, help="Processes that share each step.")] = 1,

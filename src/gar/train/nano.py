@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageEnhance, ImageFilter
-from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
@@ -30,10 +28,11 @@ from gar.data.sample import Sample, Turn, read_shards
 from gar.inputs.processor import GARProcessor
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
+from gar.predictor import load
 from gar.train.heads import ATTRIBUTES, RegionHeads
-from gar.train.objective import VISION, Objective, part_of
+from gar.train.objective import Objective
 from gar.train.processes import join
-from gar.train.recipes import Stage
+from gar.train.recipes import Stage, nano_again
 from gar.train.recipes import nano as nano_stages
 from gar.train.trainer import train
 
@@ -242,7 +241,7 @@ def run(
     out: Path,
     talk: Teller,
     drill: Teller,
-    start: Path | None = None,
+    start: str | None = None,
     stages: list[Stage] | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -255,7 +254,10 @@ def run(
         data: folders of training shards (`gar scenes render`). validation: a folder of held-out ones.
         out: everything goes here: the tokenizer, a folder per stage, and the finished model in `out/model`.
         talk, drill: write turns from a scene's facts: all kinds in many wordings; short ones in one wording each.
-        start: a folder with an earlier nano whose vision to begin with, in place of ImageNet's tower.
+        start: an earlier nano to go on from (a folder, or "nano"), by `recipes.nano_again`; its tokenizer stays.
+
+    Raises:
+        ValueError: `start` is no nano.
     """
     rank, world = join()
     samples = [s for folder in data for s in read_shards(folder)]
@@ -263,16 +265,20 @@ def run(
     held_out = list(islice(read_shards(validation), 64))
     if rank == 0:
         print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
-        if not (out / "tokenizer").exists():
+        if not start and not (out / "tokenizer").exists():
             texts = (t for s in samples for turn in s.turns for t in (turn.question, turn.answer))
             build_tokenizer(texts).save_pretrained(out / "tokenizer")
     if world > 1:
         dist.barrier()
-    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
-    model = build(tokenizer, seed)
     if start:
-        load_vision(model, start)
-    processor = GARProcessor(model.config, tokenizer)
+        earlier = load(start, device="cpu")
+        model, processor = earlier.model, earlier.processor
+        if model.config.prompt_style != "nano":
+            raise ValueError(f"--start {start} is no nano: models of the released kind go on by `gar train finetune`")
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+        model = build(tokenizer, seed)
+        processor = GARProcessor(model.config, tokenizer)
     things = [t for s in samples for t in s.meta["things"]]
     words = {name: sorted({t[name] for t in things if t.get(name)}) for name in ATTRIBUTES}
     ids = {
@@ -283,7 +289,7 @@ def run(
     def validate(objective: Objective) -> dict[str, float]:
         return glance(objective, processor, held_out)
 
-    for stage in stages or nano_stages():
+    for stage in stages or (nano_again() if start else nano_stages()):
         told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}")
         train(
             model, processor, told if stage.language else samples, stage, out / stage.name,
@@ -291,27 +297,6 @@ def run(
         )  # fmt: skip
     if rank == 0:
         export(model, processor, out / "model")
-
-
-def load_vision(model: GARForConditionalGeneration, folder: Path) -> None:
-    """Begin with the vision of an earlier nano; a level of its tower that the earlier one did not read adds nothing.
-
-    Raises:
-        ValueError: the folder holds another model.
-    """
-    theirs = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
-    lateral = [name for name in model.state_dict() if "pyramid.lateral" in name]
-    new = (len(lateral) - sum("pyramid.lateral" in name for name in theirs)) // 2
-    vision = {
-        re.sub(r"(?<=lateral\.)\d+", lambda m: str(int(m[0]) + new), name): value
-        for name, value in theirs.items()
-        if part_of(name) in VISION
-    }
-    added = {name: torch.zeros_like(model.state_dict()[name]) for name in lateral if name not in vision}
-    ours = {name: value.shape for name, value in model.state_dict().items() if part_of(name) in VISION}
-    if {name: value.shape for name, value in (vision | added).items()} != ours:
-        raise ValueError(f"{folder} is no earlier nano: its vision has other weights than today's")
-    model.load_state_dict(vision | added, strict=False)
 
 
 def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:

@@ -94,6 +94,15 @@ def nano() -> list[Stage]:
     return [vision, compare, language]
 
 
+def nano_again() -> list[Stage]:
+    """The built-in model goes on from an earlier one, on more scenes: smaller steps, and it can compare already."""
+    vision, _, language = nano()
+    return [
+        replace(vision, steps=1000, rate=7e-4),
+        replace(language, steps=1500, rate=1e-3, muon_rate=8e-3),
+    ]
+
+
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
     """GAR-1B as published: everything trains, 64 pictures a step, at most 16 tiles each (arXiv 2510.18876).
 
