@@ -99,7 +99,7 @@ def nano_again() -> list[Stage]:
     vision, _, language = nano()
     return [
         replace(vision, steps=1000, rate=7e-4),
-        replace(language, steps=1500, rate=1e-3, muon_rate=8e-3),
+        replace(language, steps=1000, rate=1e-3, muon_rate=8e-3),
     ]
 
 
