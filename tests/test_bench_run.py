@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import gar.cli
 from gar.bench import statistics
 from gar.bench.catalog import benchmark
 from gar.bench.fetch import fetch
-from gar.bench.judges import Fixed
+from gar.bench.judges import Fixed, Reply, Stopped
 from gar.bench.report import by_view, scored
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
@@ -229,6 +230,56 @@ def test_a_model_behind_an_endpoint_is_told_of_regions_and_read_strictly(
     assert lines(tmp_path / "unclear.jsonl")[1]["answer"] == "It is B"
     reason = "no reply: there is no fixed reply to this question"
     assert run(*vqa, Rival(Fixed({}), marks), tmp_path / "silent.jsonl") == {reason: 6}
+
+
+class Moody:
+    """A judge that says B until its plan, by number of question, has something else to say or to raise."""
+
+    name = "moody"
+
+    def __init__(self, plan: dict[int, Reply | Exception]):
+        self.asked, self.plan = 0, plan
+
+    def ask(self, question: str, pictures: Any = (), repeat: int = 0) -> Reply:
+        self.asked += 1
+        said = self.plan.get(self.asked, Reply("B"))
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+BUSY = Reply(None, "no reply in 8 tries", passing=True)
+
+
+def test_an_endpoint_that_answers_nothing_more_ends_the_run_and_leaves_no_line(vqa: Task, dlc: Task, tmp_path: Path):
+    for task, asked in ((vqa, 6), (dlc, 3)):
+        out = tmp_path / f"{task[0].name}.jsonl"
+        with pytest.raises(Stopped, match="wrong key"):
+            run(*task, Rival(Moody({2: Stopped("wrong key")})), out)
+        assert len(lines(out)) == 2
+        again = Moody({})
+        assert run(*task, Rival(again), out) == {} and again.asked == asked - 1
+        assert len(lines(out)) == 1 + asked and all("answer" in row for row in lines(out)[1:])
+
+
+def test_an_item_without_a_reply_is_counted_and_asked_again(vqa: Task, dlc: Task, tmp_path: Path):
+    for task in (vqa, dlc):
+        out, items = tmp_path / f"{task[0].name}.jsonl", len(task[1])
+        assert run(*task, Rival(Moody({1: BUSY, 3: BUSY})), out) == {"no reply for now: run again to ask": 2}
+        assert len(lines(out)) == 1 + items - 2
+        again = Moody({})
+        assert run(*task, Rival(again), out) == {} and again.asked == 2
+        assert {row["id"] for row in lines(out)[1:]} == {item.id for item in task[1]}
+
+
+def test_an_endpoint_that_replies_to_nothing_is_not_asked_about_everything(vqa: Task, tmp_path: Path):
+    many = [replace(vqa[1][0], id=str(k)) for k in range(40)]
+    silent = Moody(dict.fromkeys(range(1, 99), BUSY))
+    with pytest.raises(Stopped, match="no reply to 8 items, the last: no reply in 8 tries"):
+        run(vqa[0], many, vqa[2], Rival(silent), tmp_path / "out.jsonl")
+    assert silent.asked < 20
+    late = Moody(dict.fromkeys(range(2, 99), BUSY))  # one that has answered may be slow for a while
+    assert run(vqa[0], many, vqa[2], Rival(late), tmp_path / "late.jsonl").total() == 39
 
 
 def test_a_model_behind_an_endpoint_describes_each_region_by_itself(dlc: Task, tmp_path: Path):

@@ -40,12 +40,14 @@ PASSING = (408, 409, 425, 429)
 class Reply:
     """What a judge says: `text`, or the `error` that kept it from saying anything; the other one is None.
 
+    passing: the error is one that may pass, so the question is worth asking again later.
     cached: it was said in an earlier run, or to the same question before.
     tokens: of question and reply together, as the endpoint counts them; 0 where it does not.
     """
 
     text: str | None
     error: str | None = None
+    passing: bool = False
     cached: bool = False
     tokens: int = 0
 
@@ -74,6 +76,10 @@ class Stopped(ValueError):
 
     What was said until here is in the cache; the same run, started again, goes on from there.
     """
+
+
+class NoReply(ValueError):
+    """A question had no reply this time, and may have one later."""
 
 
 def ask_all(judge: Judge, questions: Iterable[Question], threads: int = 8) -> Iterator[tuple[int, Reply]]:
@@ -236,7 +242,7 @@ class Endpoint:
                 self._pause(attempt, asked_wait_s)
         if not self._reached:  # a wrong address, which would keep every question waiting as long
             raise Stopped(f"{self.name}: no connection in {self._tries} tries")
-        return Reply(None, f"no reply in {self._tries} tries, the last: {failure}")
+        return Reply(None, f"no reply in {self._tries} tries, the last: {failure}", passing=True)
 
     def _take_turn(self) -> None:
         with self._lock:

@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from gar.bench.captions import figures_beside
-from gar.bench.judges import Judge, Question, ask_all
+from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all
 from gar.bench.statistics import Estimate, mean
 from gar.inputs.prompt import prompt_name
 from gar.regions import Region, load_image
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
 DESCRIBE = "Describe {} in detail."
+SILENT = 8  # items without a reply, and none with one, after which an endpoint is asked no more
 ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
+PASSING = "no reply for now: run again to ask"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
 
@@ -449,10 +452,12 @@ def run(
         order: of the choices, see `ordered`.
 
     Returns:
-        How many items were left out, by reason.
+        How many items were left out, by reason. Those that an endpoint gave no reply to have no line, and are asked
+        again by the next run.
 
     Raises:
         ValueError: no picture is there; the file is of another run.
+        Stopped: the endpoint answers nothing more; the next run goes on.
     """
     from gar.bench.rivals import Rival
     from gar.bench.views import FEATURE_VIEWS, TOLD, VIEWS
@@ -479,11 +484,32 @@ def run(
     done = _resume(out, {"run": facts})
     left_out = Counter({"the picture is missing": len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
+
+    def lines(group: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        return _answer(predictor, group, done, folder, show, most, many_regions, max_new_tokens)
+
+    def replies(group: list[Item]) -> list[tuple[Item, dict[str, Any] | NoReply]]:
+        try:
+            return list(lines(group))
+        except NoReply as error:
+            return [(item, error) for item in group]
+
+    groups: Iterable[list[Item]] = progress(_groups(asked, batch_size), "asking")
+    if isinstance(predictor, Rival):  # which saves nothing by a group, and may leave one of it without a reply
+        found = chain.from_iterable(replies([item]) for group in groups for item in group)
+    else:
+        found = chain.from_iterable(map(lines, groups))
+    answered = 0
     with out.open("a", encoding="utf-8") as file:
-        for group in progress(_groups(asked, batch_size), "asking"):
-            for item, line in _answer(predictor, group, done, folder, show, most, many_regions, max_new_tokens):
-                file.write(json.dumps({"id": item.id, **line}) + "\n")
-                file.flush()
+        for item, line in found:
+            if isinstance(line, NoReply):
+                left_out[PASSING] += 1
+                if left_out[PASSING] == SILENT and not answered:
+                    raise Stopped(f"{predictor.name}: no reply to {SILENT} items, the last: {line}; run again to go on")
+                continue
+            answered += "answer" in line
+            file.write(json.dumps({"id": item.id, **line}) + "\n")
+            file.flush()
     for row in read_json(out)[1:]:
         if "skipped" in row:
             left_out[row["skipped"]] += 1
@@ -556,6 +582,8 @@ def _ask_model(
                 scene.ask(told + unmarked(question, most), choices, max_new_tokens=max_new_tokens)
                 for question in questions
             ]
+        except (Stopped, NoReply):
+            raise
         except ValueError as error:
             yield item, {"skipped": str(error)}
             continue
