@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -196,6 +196,33 @@ def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_in_part(
     assert unmarked("<Prompt4> <Prompt5> <Prompt12>", 5) == "<Prompt4> Prompt5 Prompt12"
 
 
+def test_a_picture_that_is_refused_is_left_out_with_its_reason_and_the_run_goes_on(
+    vqa: Task, dlc: Task, tmp_path: Path
+):
+    (tmp_path / "images/vqa_1.png").write_text("no picture")
+    (tmp_path / "images/0.jpg").write_text("no picture")
+    for task, kept in ((vqa, 5), (dlc, 1)):
+        for number, asked in enumerate((small.FakePredictor(prompts=16), Rival(Fixed("B")))):
+            out, model = tmp_path / f"{task[0].name}-{number}.jsonl", cast(Any, asked)
+            left_out = {"picture or regions are refused": len(task[1]) - kept}
+            assert run(*task, model, out) == run(*task, model, out) == left_out
+            said = [row["skipped"] for row in lines(out)[1:] if "skipped" in row]
+            assert len(lines(out)) == 1 + len(task[1]) and all("not a picture" in text for text in said)
+
+
+def test_regions_of_which_a_view_can_make_nothing_are_left_out_with_the_reason(vqa: Task, tmp_path: Path, monkeypatch):
+    def refuse(picture: Image.Image, regions: Any) -> Shown:
+        if len(regions) == 7:
+            raise ValueError("grabcut finds no object at Region.box(1, 2, 3, 4)")
+        return picture, list(regions)
+
+    monkeypatch.setitem(VIEWS, "segmented", refuse)
+    fake: Any = small.FakePredictor(prompts=16)
+    out = tmp_path / "out.jsonl"
+    assert run(*vqa, fake, out, view="segmented") == {"picture or regions are refused": 1}
+    assert "finds no object" in lines(out)[-1]["skipped"]
+
+
 def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor(prompts=16)
     for name in range(5):
@@ -228,7 +255,7 @@ def test_a_model_behind_an_endpoint_is_told_of_regions_and_read_strictly(
     assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["B"] * 6
     assert run(*vqa, Rival(Fixed("It is B"), marks), tmp_path / "unclear.jsonl") == {}
     assert lines(tmp_path / "unclear.jsonl")[1]["answer"] == "It is B"
-    reason = "no reply: there is no fixed reply to this question"
+    reason = "there is no fixed reply to this question"
     assert run(*vqa, Rival(Fixed({}), marks), tmp_path / "silent.jsonl") == {reason: 6}
 
 

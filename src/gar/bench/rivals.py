@@ -96,5 +96,5 @@ class RivalScene:
 
 def _answer(reply: Reply) -> Answer:
     if reply.text is None:
-        raise NoReply(reply.error) if reply.passing else ValueError(f"no reply: {reply.error}")
+        raise NoReply(reply.error) if reply.passing else ValueError(reply.error)
     return Answer(reply.text.strip(), None, math.nan, [], 0)

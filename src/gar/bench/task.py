@@ -19,8 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from PIL import Image
-
 from gar.bench.captions import figures_beside
 from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all
 from gar.bench.statistics import Estimate, mean
@@ -39,6 +37,7 @@ ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
 PASSING = "no reply for now: run again to ask"
+NOT_SHOWN = "picture or regions are refused"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
 
@@ -452,8 +451,8 @@ def run(
         order: of the choices, see `ordered`.
 
     Returns:
-        How many items were left out, by reason. Those that an endpoint gave no reply to have no line, and are asked
-        again by the next run.
+        How many items were left out, by reason (what comes before a colon). Those that an endpoint gave no reply to
+        have no line, and are asked again by the next run.
 
     Raises:
         ValueError: no picture is there; the file is of another run.
@@ -512,7 +511,7 @@ def run(
             file.flush()
     for row in read_json(out)[1:]:
         if "skipped" in row:
-            left_out[row["skipped"]] += 1
+            left_out[row["skipped"].partition(":")[0]] += 1
     return +left_out
 
 
@@ -527,28 +526,46 @@ def _answer(
     max_new_tokens: int,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The lines of those items of a group that have none yet."""
-    from gar.bench.views import AMONG_OTHERS, TOLD, VIEWS
+    from gar.bench.views import AMONG_OTHERS, TOLD
 
     todo = [item for item in group if item.id not in done]
     if not todo:
         return
     described = group[0].question is None
     if described and view not in (*AMONG_OTHERS, *TOLD):
-        pictures: dict[str, Image.Image] = {}
-        shown = []
-        for item in group:  # the whole group again: what shares a batch may differ in the last bits
-            if item.image not in pictures:
-                pictures[item.image] = load_image(folder / item.image)
-            shown.append(VIEWS[view](pictures[item.image], item.regions()))
+        # The whole group again: what shares a batch may differ in the last bits.
+        for item, line in zip(group, _describe(predictor, group, folder, view, max_new_tokens), strict=True):
+            if item in todo:
+                yield item, line
+        return
+    for items in [[item] for item in todo] if described else [todo]:
+        try:
+            yield from _ask_model(predictor, items, folder, view, most, many_regions, max_new_tokens)
+        except (Stopped, NoReply):
+            raise
+        except ValueError as error:
+            yield from ((item, {"skipped": f"{NOT_SHOWN}: {error}"}) for item in items)
+
+
+def _describe(
+    predictor: Predictor | Rival, items: list[Item], folder: Path, view: str, max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """The lines of items that are described in one batch; each by itself where the batch is refused."""
+    from gar.bench.views import VIEWS
+
+    try:
+        pictures = {name: load_image(folder / name) for name in dict.fromkeys(item.image for item in items)}
+        shown = [VIEWS[view](pictures[item.image], item.regions()) for item in items]
         answers = predictor.describe_batch(
             [picture for picture, _ in shown], [regions for _, regions in shown], max_new_tokens=max_new_tokens
         )
-        for item, mine in zip(group, answers, strict=True):
-            if item in todo:
-                yield item, _lines(mine)
-        return
-    for items in [[item] for item in todo] if described else [todo]:
-        yield from _ask_model(predictor, items, folder, view, most, many_regions, max_new_tokens)
+    except (Stopped, NoReply):
+        raise
+    except ValueError as error:
+        if len(items) == 1:
+            return [{"skipped": f"{NOT_SHOWN}: {error}"}]
+        return [_describe(predictor, [item], folder, view, max_new_tokens)[0] for item in items]
+    return [_lines(mine) for mine in answers]
 
 
 def _ask_model(
