@@ -17,19 +17,20 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
+T, R = TypeVar("T"), TypeVar("R")
 SAMPLING = {"temperature": 0, "max_tokens": 1024}
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 MEANT_FOR_ALL = (401, 403, 404)  # not this question is refused, but every one: key, rights, address or model
@@ -95,18 +96,19 @@ def ask_all(judge: Judge, questions: Iterable[Question], threads: int = 8) -> It
         Stopped: once everything that was still being answered is answered and yielded.
     """
     total = len(questions) if isinstance(questions, Sized) else None
-    replies, console = _replies(judge, questions, threads), Console(stderr=True)
+    replies, console = side_by_side(lambda question: judge.ask(*question), questions, threads), Console(stderr=True)
     yield from track(replies, f"asking {judge.name}", total, console=console, disable=not sys.stderr.isatty())
 
 
-def _replies(judge: Judge, questions: Iterable[Question], threads: int) -> Iterator[tuple[int, Reply]]:
-    waiting = enumerate(questions)
-    asked: dict[Future[Reply], int] = {}
+def side_by_side(ask: Callable[[T], R], things: Iterable[T], threads: int = 8) -> Iterator[tuple[int, R]]:
+    """What `ask` gives for each thing, `threads` at a time. See `ask_all`."""
+    waiting = enumerate(things)
+    asked: dict[Future[R], int] = {}
     stopped: BaseException | None = None
     with ThreadPoolExecutor(threads) as pool:
         while True:
-            for index, question in islice(waiting, 0 if stopped else threads - len(asked)):
-                asked[pool.submit(judge.ask, *question)] = index
+            for index, thing in islice(waiting, 0 if stopped else threads - len(asked)):
+                asked[pool.submit(ask, thing)] = index
             if not asked:
                 break
             for future in wait(asked, return_when=FIRST_COMPLETED).done:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gar.bench.captions import figures_beside
-from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all
+from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all, side_by_side
 from gar.bench.statistics import Estimate, mean
 from gar.inputs.prompt import prompt_name
 from gar.regions import Region, load_image
@@ -439,8 +439,8 @@ def run(
     """Ask a model everything, and write a line for each item. A file that is there already is gone on with.
 
     Descriptions are generated `batch_size` regions at once. Questions about the same regions of the same picture share
-    one encoding of it. The first line says what was run; the file of a stopped run ends as that of one that never
-    stopped.
+    one encoding of it, and are answered one by one; an endpoint is asked several at once. The first line says what was
+    run; the file of a stopped run ends as that of one that never stopped.
 
     Args:
         out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
@@ -495,7 +495,8 @@ def run(
 
     groups: Iterable[list[Item]] = progress(_groups(asked, batch_size), "asking")
     if isinstance(predictor, Rival):  # which saves nothing by a group, and may leave one of it without a reply
-        found = chain.from_iterable(replies([item]) for group in groups for item in group)
+        alone = ([item] for group in groups for item in group)
+        found = chain.from_iterable(_in_order(side_by_side(replies, alone)))
     else:
         found = chain.from_iterable(map(lines, groups))
     answered = 0
@@ -513,6 +514,17 @@ def run(
         if "skipped" in row:
             left_out[row["skipped"].partition(":")[0]] += 1
     return +left_out
+
+
+def _in_order(results: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """Numbered results in the order of their numbers, so that a file does not depend on who was faster."""
+    early: dict[int, T] = {}
+    following = 0
+    for number, found in results:
+        early[number] = found
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def _answer(
