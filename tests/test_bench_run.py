@@ -177,11 +177,20 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(times: int, pro
 def test_a_file_of_another_run_is_not_gone_on_with(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor()
     run(*vqa, fake, tmp_path / "out.jsonl")
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="holds something else"):
         run(*vqa, fake, tmp_path / "out.jsonl", view="gray")
     (tmp_path / "torn.jsonl").write_text('{"run": {"benchma')
     run(*vqa, fake, tmp_path / "torn.jsonl")
     assert (tmp_path / "torn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("content", ['{"benchmark": "gar-bench-vqa", "scores": {}}', "notes\nof mine\n", "\xff"])
+def test_a_file_of_something_else_is_never_written_to(vqa: Task, tmp_path: Path, content: str):
+    out = tmp_path / "scored.json"
+    out.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match="scored.json: holds something else"):
+        run(*vqa, cast(Any, small.FakePredictor()), out)
+    assert out.read_text(encoding="latin-1") == content
 
 
 def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_in_part(vqa: Task, tmp_path: Path):

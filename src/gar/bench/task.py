@@ -656,14 +656,16 @@ def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
 
 def _resume(out: Path, header: dict[str, Any]) -> set[str]:
     """The items that a file has already. Starts the file, or cuts off a line that was being written at its end."""
-    first = json.dumps(header) + "\n"
-    if not out.exists() or b"\n" not in (content := out.read_bytes()):
-        out.write_text(first, encoding="utf-8")
+    first = (json.dumps(header) + "\n").encode()
+    content = out.read_bytes() if out.exists() else b""
+    if first.startswith(content):  # there is none, or it died while it began
+        out.write_bytes(first)
         return set()
+    if not content.startswith(first):
+        start = content.decode("utf-8", "replace").partition("\n")[0][:200]
+        raise ValueError(f"{out}: holds something else ({start}): give another file, or remove it")
     content = content[: content.rindex(b"\n") + 1]
     lines = content.decode("utf-8").splitlines()
-    if lines[0] + "\n" != first:
-        raise ValueError(f"{out}: holds another run ({lines[0][:200]}): give another file, or remove it")
     with out.open("r+b") as file:
         file.truncate(len(content))
     return {json.loads(line)["id"] for line in lines[1:]}
