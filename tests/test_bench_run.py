@@ -32,7 +32,7 @@ from gar.bench.report import by_view, scored
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
 from gar.bench.videorefer import ASPECTS
-from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside
+from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside, unchanged
 from gar.cli import main
 from gar.regions import Region, load_image
 
@@ -451,8 +451,32 @@ def test_distractors_are_objects_outside_of_the_regions():
     first, *found = masks(picture, regions)
     for mask in found:
         assert mask.sum() > 100 and not (first & mask).any() and (mask & things).sum() > 0.8 * mask.sum()
+    two = [*asked, Region.box(0, 0, 10, 10)]
+    assert len(VIEWS["distractors"](picture, two)[1]) == 6
     on_all = [Region.box(0, 0, 320, 240)]
     assert VIEWS["distractors"](picture, on_all)[1] == on_all
+
+
+def test_a_view_that_changes_nothing_says_so_and_is_counted(vqa: Task, dlc: Task, tmp_path: Path, capsys, monkeypatch):
+    picture, all_of_it, corner = Image.new("RGB", (64, 48)), Region.box(0, 0, 64, 48), Region.box(63, 47, 64, 48)
+    nothing = {view: [all_of_it] for view in ("gray", "blur", "flipped", "box", "distractors", "dilated")}
+    nothing |= {"eroded": [corner], "shifted": [corner], "2-regions": [all_of_it, corner]}
+    for view, regions in nothing.items():
+        assert unchanged(view, (picture, regions), VIEWS[view](picture, regions)), view
+    for view in VIEWS:
+        changed = unchanged(view, (picture, [corner]), VIEWS[view](picture, [corner])) is False
+        assert changed or view in ("eroded", "shifted", "box", "segmented", "distractors"), view
+    fake: Any = small.FakePredictor(prompts=16)
+    run(*vqa, fake, tmp_path / "out.jsonl", view="2-regions")
+    assert [row["id"] for row in lines(tmp_path / "out.jsonl") if "unchanged" in row] == ["1", "3", "5"]
+    found = scored(vqa[0], tmp_path / "out.jsonl")
+    assert found["unchanged"] == 3 and "the view changed nothing on 3 items" in found["notes"]
+    run(*dlc, fake, tmp_path / "dlc.jsonl", view="box")  # its masks are boxes
+    assert [row.get("unchanged") for row in lines(tmp_path / "dlc.jsonl")] == [None, True, True, True]
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor(prompts=16))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    assert main(["bench", "robustness", "vqa", "--data", str(tmp_path), "--out", str(tmp_path / "views")]) == 0
+    assert "changes nothing on 3 items: 2-regions" in capsys.readouterr().out
 
 
 def test_regions_beyond_the_model_s_prompts_share_its_last_one(vqa: Task, tmp_path: Path):

@@ -804,6 +804,9 @@ def _views(
         for (count, reason), some in left_out.items():
             where = "every view" if len(some) == len(found["views"]) else ", ".join(some)
             print(f"left out: {count} items ({reason}) in {where}")
+        for view, row in found["views"].items():
+            if row.get("unchanged"):
+                print(f"changes nothing on {row['unchanged']} items: {view}")
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

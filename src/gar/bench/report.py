@@ -22,11 +22,11 @@ from gar.bench.judges import Judge
 from gar.bench.statistics import mcnemar, mean
 from gar.bench.task import (
     Benchmark,
+    asked_how,
     average,
     evaluate,
     in_every_order,
     load,
-    order_of,
     ordered,
     read_answers,
     read_json,
@@ -62,7 +62,7 @@ def scored(
         ValueError: a file is missing, or is not of this benchmark; nothing can be said without a judge.
     """
     everything, folder = load(benchmark, data, predictions)
-    order = order_of(predictions)
+    order, unchanged = asked_how(predictions)
     # Ordered first: what balances the letters depends on all items.
     items, asked = (
         [item for item in some if max_regions is None or len(item.masks) <= max_regions]
@@ -80,6 +80,9 @@ def scored(
         there = [None if score.value is None else score.parts["orders"] for score in scores]
         found["scores"]["mean over orders"] = average(asked, there).json()
         found["notes"].append("right means: right in every rotated order of the choices")
+    if unchanged:
+        found["unchanged"] = unchanged
+        found["notes"].append(f"the view changed nothing on {unchanged} items")
     if len(items) < len(everything):
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
     if judge is not None:
@@ -177,7 +180,8 @@ def by_view(
     """Run a benchmark under each view, score it, and compare it with the first view. A judge sees the true picture.
 
     Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view. A view
-    under which the model can be asked nothing has only its "left_out", by reason.
+    under which the model can be asked nothing has only its "left_out", by reason; others also have "unchanged", the
+    number of items on which the view changed nothing.
 
     Raises:
         ValueError: the benchmark needs a judge, and none is given.
@@ -200,6 +204,7 @@ def by_view(
             continue
         runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data, judge=judge)
         write_json(runs[view], out / f"{view}.json")
+        found["views"][view]["unchanged"] = runs[view].get("unchanged", 0)
         found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
     rows = zip(*(one["items"] for one in runs.values()), strict=True)
     by_item = {row[0]["id"]: dict(zip(runs, (one["value"] for one in row), strict=True)) for row in rows}

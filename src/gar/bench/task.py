@@ -237,9 +237,12 @@ def _run_facts(rows: Any) -> dict[str, Any] | None:
     return first["run"] if isinstance(first, dict) and "run" in first else None
 
 
-def order_of(path: Path) -> str:
-    """The order of choices that a file of `run` was made with; published files have that of the annotations."""
-    return (_run_facts(read_json(path)) or {}).get("order", ORDERS[0])
+def asked_how(path: Path) -> tuple[str, int]:
+    """Of a file of `run`: the order of choices, and on how many items the view changed nothing. Published files have
+    the order of the annotations."""
+    rows = read_json(path)
+    facts = _run_facts(rows)
+    return (ORDERS[0], 0) if facts is None else (facts.get("order", ORDERS[0]), sum("unchanged" in row for row in rows))
 
 
 def _missing(error: Exception) -> str:
@@ -443,7 +446,8 @@ def run(
     run; the file of a stopped run ends as that of one that never stopped.
 
     Args:
-        out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
+        out: JSON Lines {"id", "answer", "text", "confidence"}, and "unchanged" where the view changed nothing; an item
+            that was left out has {"id", "skipped"}.
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
             first ones are marked, the others stay names in the text that mean nothing. Those that a view adds beyond
@@ -563,11 +567,12 @@ def _describe(
     predictor: Predictor | Rival, items: list[Item], folder: Path, view: str, max_new_tokens: int
 ) -> list[dict[str, Any]]:
     """The lines of items that are described in one batch; each by itself where the batch is refused."""
-    from gar.bench.views import VIEWS
+    from gar.bench.views import VIEWS, unchanged
 
     try:
         pictures = {name: load_image(folder / name) for name in dict.fromkeys(item.image for item in items)}
-        shown = [VIEWS[view](pictures[item.image], item.regions()) for item in items]
+        plain = [(pictures[item.image], item.regions()) for item in items]
+        shown = [VIEWS[view](*one) for one in plain]
         answers = predictor.describe_batch(
             [picture for picture, _ in shown], [regions for _, regions in shown], max_new_tokens=max_new_tokens
         )
@@ -577,7 +582,8 @@ def _describe(
         if len(items) == 1:
             return [{"skipped": f"{NOT_SHOWN}: {error}"}]
         return [_describe(predictor, [item], folder, view, max_new_tokens)[0] for item in items]
-    return [_lines(mine) for mine in answers]
+    same = (unchanged(view, *both) for both in zip(plain, shown, strict=True))
+    return [_lines(*both) for both in zip(answers, same, strict=True)]
 
 
 def _ask_model(
@@ -590,12 +596,13 @@ def _ask_model(
     max_new_tokens: int,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The lines of items with the same picture and regions, from one encoding of these."""
-    from gar.bench.views import TOLD, VIEWS, sharing
+    from gar.bench.views import TOLD, VIEWS, sharing, unchanged
 
     picture, regions = load_image(folder / items[0].image), items[0].regions()
     if len(regions) > most and many_regions == "as-published":
         regions = regions[: int(most)]
     shown, marked = VIEWS[view](picture, regions)
+    same = unchanged(view, (picture, regions), (shown, marked))
     if len(regions) < most < len(marked):
         marked = sharing(shown, marked, int(most))
     if len(marked) > most:
@@ -616,14 +623,15 @@ def _ask_model(
         except ValueError as error:
             yield item, {"skipped": str(error)}
             continue
-        yield item, _lines(answers)
+        yield item, _lines(answers, same)
 
 
-def _lines(answers: Sequence[Any]) -> dict[str, Any]:
+def _lines(answers: Sequence[Any], unchanged: bool) -> dict[str, Any]:
     """A line of the file: one answer, or descriptions of several regions. A rival tells no confidence."""
     text, confidence = together([answer.text for answer in answers]), sum(answer.confidence for answer in answers)
     certain = None if math.isnan(confidence) else round(confidence / len(answers), 6)
-    return {"answer": answers[0].choice or text, "text": text, "confidence": certain}
+    line = {"answer": answers[0].choice or text, "text": text, "confidence": certain}
+    return line | {"unchanged": True} if unchanged else line
 
 
 def together(texts: Sequence[str]) -> str:
