@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -545,8 +546,41 @@ def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: 
             assert row["left_out"] == {} and row["runs"]["all"]["difference"]["n"] == 6, view
         assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*views, "items"])
         by_item = json.loads((tmp_path / command / "items.json").read_text())
-        assert list(by_item) == list("012345") and all(tuple(values) == views for values in by_item.values())
+        assert list(by_item) == list("012345") and by_item["3"]["type"] == "relation"
+        assert all(tuple(row["values"]) == views for row in by_item.values())
+        assert all(("needs_context" in row) == (command == "context") for row in by_item.values())
         assert main(arguments) == 0 and "left out" not in capsys.readouterr().out
+
+
+def test_items_that_are_right_only_with_the_world_around_are_marked_and_counted(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")  # right: A, B, C, D, B, A
+    answers = {
+        "as-is": "ABXDBX", "gray": "XXXXBX", "blur": "XXXDXX", "mean-feature": "XXXXXX", "flipped": "ABCDBA",
+    }  # fmt: skip
+
+    def answer(benchmark: Any, items: list[Item], folder: Path, predictor: Any, out: Path, *, view: str) -> Any:
+        said = [{"id": str(k), "answer": letter} for k, letter in enumerate(answers[view])]
+        small.write(out, [{"run": {"benchmark": "gar-bench-vqa"}}, *said])
+        return Counter()
+
+    monkeypatch.setattr("gar.bench.report.run", answer)
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    monkeypatch.setattr("gar.bench.views.CONTEXT", tuple(answers))
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor())
+    out = tmp_path / "out"
+    command = ["bench", "context", "vqa", "--data", str(tmp_path / "gar"), "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    needed = json.loads(capsys.readouterr().out)["needs_context"]
+    # 0 and 1 are right as they are alone; 3 is right when blurred, 4 when gray.
+    assert {kind: (row["value"], row["n"]) for kind, row in needed.items()} == {
+        "all": (0.333333, 6), "color": (0.666667, 3), "relation": (0, 3),
+    }  # fmt: skip
+    by_item = json.loads((out / "items.json").read_text())
+    assert [row["needs_context"] for row in by_item.values()] == [True, True, False, False, False, False]
+    assert main(command) == 0 and "needs context" in capsys.readouterr().out
+    assert main(["bench", "report", str(out / "as-is.json"), "--out", str(out / "page.html")]) == 0
+    page = (out / "page.html").read_text()
+    assert page.count("<small>needs context</small>") == 2 and "needs context: color" in page
 
 
 def test_what_is_left_out_is_told_once_for_all_views(tmp_path: Path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gar.bench.flags import splits
 from gar.bench.judges import Judge
-from gar.bench.statistics import mcnemar, mean
+from gar.bench.statistics import mcnemar, mean, proportion
 from gar.bench.task import (
     Benchmark,
     asked_how,
@@ -33,7 +33,7 @@ from gar.bench.task import (
     result,
     run,
 )
-from gar.bench.views import FEATURE_VIEWS
+from gar.bench.views import FEATURE_VIEWS, HIDING
 from gar.data.sample import replacing
 
 if TYPE_CHECKING:
@@ -179,7 +179,9 @@ def by_view(
 ) -> dict[str, Any]:
     """Run a benchmark under each view, score it, and compare it with the first view. A judge sees the true picture.
 
-    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view. A view
+    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's type and values by
+    view, and where the outside was hidden and answers are right or wrong whether it "needs_context". Of that, the
+    result and the first view's JSON have the share by type. A view
     under which the model can be asked nothing has only its "left_out", by reason; others also have "unchanged", the
     number of items on which the view changed nothing.
 
@@ -206,10 +208,39 @@ def by_view(
         write_json(runs[view], out / f"{view}.json")
         found["views"][view]["unchanged"] = runs[view].get("unchanged", 0)
         found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
-    rows = zip(*(one["items"] for one in runs.values()), strict=True)
-    by_item = {row[0]["id"]: dict(zip(runs, (one["value"] for one in row), strict=True)) for row in rows}
-    write_json(by_item, out / "items.json")
+    rows = {row["id"]: {"type": row["type"], "values": {}} for row in runs[views[0]]["items"]}
+    for view, one in runs.items():
+        for row in one["items"]:
+            rows[row["id"]]["values"][view] = row["value"]
+    if needed := _mark_needing_context(rows):
+        plain = runs[views[0]]
+        for row in plain["items"]:
+            row["needs_context"] = rows[row["id"]]["needs_context"]
+        found["needs_context"] = plain["needs_context"] = needed
+        write_json(plain, out / f"{views[0]}.json")
+    write_json(rows, out / "items.json")
     return found
+
+
+def _mark_needing_context(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Mark the items that are right as they are, and wrong under every view that hides what is outside the regions.
+
+    Returns:
+        Their share of the scored items, of all and by type; nothing where no view hides it, or values are no right and
+        wrong.
+    """
+    known = [row for row in rows.values() if row["values"]["as-is"] is not None]
+    hiding = [view for view in HIDING if any(view in row["values"] for row in known)]
+    if not hiding or not {value for row in known for value in row["values"].values()} <= {0, 1, None}:
+        return {}
+    for row in rows.values():
+        values = row["values"]
+        row["needs_context"] = values["as-is"] == 1 and all(values[view] == 0 for view in hiding)
+    types = sorted({row["type"] for row in known} - {""})
+    groups = {"all": known, **{kind: [row for row in known if row["type"] == kind] for kind in types}}
+    return {
+        name: proportion(sum(row["needs_context"] for row in some), len(some)).json() for name, some in groups.items()
+    }
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -219,10 +250,16 @@ def table(found: dict[str, Any]) -> Table:
     for name, row in found["scores"].items():
         published, guess = found["as_published"].get(name), found["guess"].get(name)
         shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}", guess and _number(guess))
-    for split, kinds in {"no judge": found.get("without_judge", {}), **found.get("splits", {})}.items():
+    for split, kinds in further(found).items():
         for kind, row in kinds.items():
             shown.add_row(f"{split}: {kind}", *_cells(row))
     return shown
+
+
+def further(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A scored run's figures beside its scores: without a judge, of splits, of a context run."""
+    more = {"no judge": found.get("without_judge", {}), "needs context": found.get("needs_context", {})}
+    return more | found.get("splits", {})
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -265,7 +302,7 @@ def agreement_tables(found: dict[str, Any]) -> list[Table]:
 
 def views_table(found: dict[str, Any]) -> Table:
     """`by_view` for people: under each view the share of answers that are the first view's, and each type's score, with
-    a star where it differs from the first (p < .05)."""
+    a star where it differs from the first (p < .05); last, the share of items that need context."""
     first = next(iter(found["views"].values()))["runs"]
     shown = _narrow("", "same", *(kind.replace("/", "/ ") for kind in first))
     shown.title = f"{found['benchmark']}, {found['model']}, {first['all']['difference']['n']} items"
@@ -281,6 +318,8 @@ def views_table(found: dict[str, Any]) -> Table:
             star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
             cells.append(_short(row["second"], 2) + star if row else "")
         shown.add_row(name, *cells)
+    if needed := found.get("needs_context"):
+        shown.add_row("needs context", "", *(_short(needed[kind]["value"], 2) for kind in first))
     return shown
 
 
@@ -314,7 +353,7 @@ def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
     pictures = {key: _thumbnail(Path(entry["data"]), entry["item"]) for key, entry in shown.items()}
     template = (files("gar") / "assets" / "report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template)
-    _write(page.render(runs=runs, items=shown, pictures=pictures, number=_number), out)
+    _write(page.render(runs=runs, items=shown, pictures=pictures, number=_number, further=further), out)
 
 
 def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:

@@ -285,7 +285,8 @@ FEATURE_VIEWS = {"mean-feature": mean_outside}
 TOLD = {"drawn": told_numbers, "text": told_boxes}  # said before a question; no region is marked beside it
 CROWDED = tuple(name for name in VIEWS if name.endswith("-regions"))
 AMONG_OTHERS = ("distractors", *CROWDED)
-CONTEXT = ("as-is", "gray", "blur", "mean-feature", "flipped", "distractors", "unmarked", "blind")
+HIDING = ("gray", "blur", "mean-feature")  # the world outside of the regions
+CONTEXT = ("as-is", *HIDING, "flipped", "distractors", "unmarked", "blind")
 ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", *TOLD, *CROWDED)
 
 
