@@ -379,6 +379,43 @@ def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
     assert "http://" not in text and "https://" not in text
 
 
+def test_a_page_shows_what_judges_said_and_what_an_answer_is_measured_by(tmp_path: Path):
+    small.dlc(tmp_path)
+    judge = Fixed("A. <it is not mentioned>")
+    found = scored(benchmark("dlc"), small.write(tmp_path / "p.json", {"11": "a cup"}), judge=judge)
+    write_page([found], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<li>A. &lt;it is not mentioned&gt;</li>") == 4 and "<li>name: cup</li>" in page
+    assert "it is mentioned, and right" in page and page.count("What the judge said") == 1
+
+
+@pytest.mark.parametrize(
+    "name, figure, best, value",
+    [("videorefer-d", "average", 5, 4), ("ferret", "rating", 10, 4), ("ferret", "score", None, 80), ("vqa", "x", 1, 1)],
+)
+def test_a_bar_ends_at_the_best_value_that_there_can_be(
+    tmp_path: Path, name: str, figure: str, best: float | None, value: float
+):
+    row = {"value": value, "ci95": [value / 2, value], "n": 9}
+    found = {"benchmark": benchmark(name).name, "scores": {figure: row}, "items": [], "predictions": "p"}
+    other = {**found, "scores": {figure: {**row, "ci95": [0, 160]}}}
+    assert benchmark(name).highest(figure) == best
+    runs = [one | {"as_published": {}, "guess": {}, "notes": [], "unscored": {}} for one in (found, other)]
+    write_page(runs, tmp_path / "page.html")
+    # Without a bound, the bars of both runs end at the highest end of an interval.
+    ends = f"left: {value / 2 / (best or 160) * 100}%; right: {(1 - value / (best or 160)) * 100}%"
+    assert ends in (tmp_path / "page.html").read_text()
+
+
+def test_ratings_are_no_right_and_wrong(tmp_path: Path):
+    small.ferret(tmp_path)
+    path = small.write(tmp_path / "p.json", [{"image": f"00{k}.jpg", "text": "a"} for k in range(4)])
+    found = scored(benchmark("ferret"), path, data=tmp_path / "annotations", judge=Fixed("7 1\nbecause"))
+    write_page([found], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert '"answer right"' not in page and '"answer wrong"' not in page and "reference 7.00" in page
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,9 @@ First line: the two ratings, that of answer 1 first, with one space between them
         reference, rating = published_means(scores)
         return {"score": round(100 * rating / reference, 1)} if reference > 0 else {}
 
+    def highest(self, figure: str) -> float | None:
+        return None if figure == "score" else 10
+
 
 def rate(answer: str, replies: Sequence[str | None], published: bool) -> Score:
     """An answer's worth by the reply of a judge who rated a reference and it."""

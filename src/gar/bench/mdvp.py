@@ -109,6 +109,9 @@ First line: the two ratings, that of answer 1 first, with one space between them
                 figures[name] = round(sum(figures[kind] for kind in kinds) / len(kinds), 1)
         return figures
 
+    def highest(self, figure: str) -> float | None:
+        return None
+
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         right, questions = published_pairing(items)
         return [

@@ -17,6 +17,7 @@ from PIL.Image import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gar.bench.catalog import benchmark
 from gar.bench.flags import splits
 from gar.bench.judges import Judge
 from gar.bench.statistics import mcnemar, mean, proportion
@@ -351,9 +352,21 @@ def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
             entry = shown.setdefault((one["benchmark"], row["id"]), {"item": row, "answers": {}, "data": one["data"]})
             entry["answers"][number] = row
     pictures = {key: _thumbnail(Path(entry["data"]), entry["item"]) for key, entry in shown.items()}
+    named = {one["benchmark"]: benchmark(one["benchmark"]) for one in runs}
+
+    def full(name: str, figure: str) -> float:
+        """Where a figure's bar ends: at its bound, or else at the highest end of an interval on the page."""
+        rows = [one["scores"][figure] for one in runs if one["benchmark"] == name and figure in one["scores"]]
+        ends = [end for row in rows for end in (row["value"], row["ci95"][1]) if end is not None]
+        return named[name].highest(figure) or max([*ends, 1e-9])
+
+    right_or_wrong = {
+        one["benchmark"] for one in runs if named[one["benchmark"]].highest(next(iter(one["scores"]), "")) == 1
+    }
     template = (files("gar") / "assets" / "report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template)
-    _write(page.render(runs=runs, items=shown, pictures=pictures, number=_number, further=further), out)
+    functions = {"number": _number, "further": further, "full": full}
+    _write(page.render(runs=runs, items=shown, pictures=pictures, right_or_wrong=right_or_wrong, **functions), out)
 
 
 def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:

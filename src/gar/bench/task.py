@@ -149,6 +149,10 @@ class Benchmark:
         """By figure, what one who sees neither picture nor question would get on the scored items."""
         return {}
 
+    def highest(self, figure: str) -> float | None:
+        """The best value that there can be; None where no bound is known. For plots."""
+        return 1
+
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         """What a reader of the figures has to know."""
         return []

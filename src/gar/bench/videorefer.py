@@ -124,6 +124,9 @@ Write one JSON object with these four names and their ratings, nothing else."""
         aspects = {name: average(items, [score.parts.get(name) for score in scores]) for name in ASPECTS}
         return {"average": average(items, [score.value for score in scores]), **aspects}
 
+    def highest(self, figure: str) -> float | None:
+        return HIGHEST
+
 
 def _is_rating(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= HIGHEST
