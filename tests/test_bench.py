@@ -264,6 +264,33 @@ def _asked(tmp_path: Path, predictions: Path, **how: Any) -> list[Any]:
     return judge.asked
 
 
+def test_without_its_picture_an_item_is_not_judged_unless_by_words_alone(tmp_path: Path):
+    small.dlc(tmp_path)
+    small.mdvp(tmp_path / "mdvp")
+    rows = [
+        {"image": f"images/{k}.jpg", "mask_rles": [small.rle(0, 0, 9, 9)] * 2, "question": "?", "answer": "on"}
+        for k in range(2)
+    ]
+    small.write(tmp_path / "GAR-Bench-Caption-Simple.json", rows)
+    made = [row | {"model_output": "on"} for row in rows]
+    (tmp_path / "images/0.jpg").unlink()
+    (tmp_path / "mdvp/android_detailed_caption/images/0.png").unlink()
+    texts = json.loads((tmp_path / "mdvp/mdvp_caption_mask.json").read_text())
+    texts = [row | {"gt": row["caption"]} for row in texts]
+    for name, said, verdict, missing, there in (
+        ("dlc", dict.fromkeys(("11", "12", "13"), "a cup"), "A", 2, 1),
+        ("simple", made, "True", 1, 1),
+        ("mdvp", texts, "5 5", 1, 3),
+    ):
+        path = small.write(tmp_path / name / "p.json", said)
+        found = scored(benchmark(name), path, judge=Fixed(verdict))
+        assert found["unscored"] == {"the picture is missing": missing}
+        assert sum(row["value"] is not None for row in found["items"]) == there
+        unseen = next(row for row in found["items"] if row["value"] is None)
+        assert "--text-only to judge by the words alone" in unseen["explanation"]
+        assert scored(benchmark(name), path, judge=Fixed(verdict), text_only=True)["unscored"] == {}
+
+
 def test_a_live_judge_is_read_strictly_and_a_silent_one_leaves_an_item_unscored(tmp_path: Path):
     small.ferret(tmp_path)
     path = small.write(tmp_path / "p.json", [{"image": f"00{k}.jpg", "text": "a"} for k in range(4)])

@@ -19,6 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from PIL import Image
+
 from gar.bench.captions import figures_beside
 from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all, side_by_side
 from gar.bench.statistics import Estimate, mean
@@ -38,6 +40,7 @@ CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
 PASSING = "no reply for now: run again to ask"
 NOT_SHOWN = "picture or regions are refused"
+NO_PICTURE = "the picture is missing"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
 
@@ -119,7 +122,11 @@ class Benchmark:
         raise NotImplementedError
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
-        """What a judge has to be asked about an answer. Without a folder, no pictures."""
+        """What a judge has to be asked about an answer. Without a folder, no pictures.
+
+        Raises:
+            MissingPicture: it is to be shown one that is not there.
+        """
         return []
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
@@ -156,6 +163,17 @@ class Benchmark:
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         """What a reader of the figures has to know."""
         return []
+
+
+class MissingPicture(ValueError):
+    """A judge is to be shown a picture that is not there."""
+
+
+def picture_for_judge(item: Item, folder: Path) -> Image.Image:
+    """The picture of an item. Raises MissingPicture."""
+    if not item.image or not (folder / item.image).is_file():
+        raise MissingPicture(f"{NO_PICTURE}: give its folder with --data, or --text-only to judge by the words alone")
+    return load_image(folder / item.image)
 
 
 def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
@@ -321,16 +339,21 @@ def _ask(
 ) -> tuple[dict[str, list[str | None] | str], dict[str, str]]:
     """A judge's replies by item, and the errors of those questions that it did not answer."""
     asked: list[str] = []
+    replies: dict[str, list[str | None] | str] = {}
 
     def questions() -> Iterator[Question]:
         for item in items:
             if item.id in answers:
-                for question in benchmark.questions(item, answers[item.id], wording, folder):
+                try:
+                    mine = benchmark.questions(item, answers[item.id], wording, folder)
+                except MissingPicture as error:
+                    replies[item.id] = str(error)
+                    continue
+                for question in mine:
                     asked.append(item.id)
                     yield question._replace(repeat=repeat)
 
     found = dict(ask_all(judge, questions()))
-    replies: dict[str, list[str | None] | str] = {}
     errors: dict[str, str] = {}
     for index, name in enumerate(asked):
         mine = replies.setdefault(name, [])
@@ -489,7 +512,7 @@ def run(
     facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
     facts |= {"order": order, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     done = _resume(out, {"run": facts})
-    left_out = Counter({"the picture is missing": len(items) - len(there)})
+    left_out = Counter({NO_PICTURE: len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
 
     def lines(group: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
