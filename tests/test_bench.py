@@ -525,6 +525,11 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, capsys):
     small.write(wrong, {"11": {"pred": "a cup", "response": [1, 2, 3, 4]}})
     assert "expected a text" in fails(capsys, *score, "dlc", "--predictions", texts, "--verdicts", wrong)
     assert "go together" in fails(capsys, *score, "dlc", "--predictions", texts, "--judge", "http://x")
+    verdicts = ("--verdicts", small.write(tmp_path / "v.json", {}))
+    for option, more in (("--wording", (path,)), ("--repeat", (1,)), ("--text-only", ()), ("--token-limit", (9,))):
+        for judged in ((), verdicts):
+            said = fails(capsys, *score, "dlc", "--predictions", texts, *judged, option, *more)
+            assert f"{option}: of no use without --judge URL" in said
     assert "not a scored run" in fails(capsys, "bench", "compare", path, path)
 
 

@@ -558,7 +558,9 @@ def test_items_that_are_right_only_with_the_world_around_are_marked_and_counted(
         "as-is": "ABXDBX", "gray": "XXXXBX", "blur": "XXXDXX", "mean-feature": "XXXXXX", "flipped": "ABCDBA",
     }  # fmt: skip
 
-    def answer(benchmark: Any, items: list[Item], folder: Path, predictor: Any, out: Path, *, view: str) -> Any:
+    def answer(
+        benchmark: Any, items: list[Item], folder: Path, predictor: Any, out: Path, *, view: str, **_: Any
+    ) -> Any:
         said = [{"id": str(k), "answer": letter} for k, letter in enumerate(answers[view])]
         small.write(out, [{"run": {"benchmark": "gar-bench-vqa"}}, *said])
         return Counter()
@@ -581,6 +583,55 @@ def test_items_that_are_right_only_with_the_world_around_are_marked_and_counted(
     assert main(["bench", "report", str(out / "as-is.json"), "--out", str(out / "page.html")]) == 0
     page = (out / "page.html").read_text()
     assert page.count("<small>needs context</small>") == 2 and "needs context: color" in page
+
+
+def test_context_and_robustness_ask_as_they_are_told_to(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")
+    loaded: list[Any] = []
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: loaded.append(how) or small.FakePredictor(prompts=5))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    for command in ("context", "robustness"):
+        out = tmp_path / command
+        how = ["--device", "cpu", "--dtype", "float32", "--batch-size", "3", "--max-new-tokens", "7"]
+        how += ["--many-regions", "as-published", "--order", "circular", "--data", str(tmp_path / "gar")]
+        assert main(["bench", command, "vqa", *how, "--out", str(out)]) == 0
+        facts = lines(out / "as-is.jsonl")[0]["run"]
+        assert (facts["batch_size"], facts["max_new_tokens"], facts["order"]) == (3, 7, "circular")
+        assert facts["many_regions"] == "as-published"
+    assert loaded == [("nano", "cpu", "float32", None)] * 2
+    capsys.readouterr()
+    refused = "--request-limit: of no use without --endpoint"
+    assert refused in fails(capsys, "bench", "context", "vqa", "--out", tmp_path, "--request-limit", "3")
+    assert refused in fails(capsys, "bench", "run", "vqa", "--out", tmp_path / "a", "--request-limit", "3")
+
+
+def test_an_endpoint_is_asked_no_more_than_the_limit_says(tmp_path: Path, monkeypatch, capsys):
+    pytest.importorskip("openai", reason="asking an endpoint needs the extra bench")
+    small.gar_vqa(tmp_path / "gar")
+    given: list[dict[str, Any]] = []
+
+    class Limited(Moody):
+        def __init__(self, url: str, model: str, *, cache: Path, **limits: Any):
+            given.append(limits)
+            super().__init__({k: Stopped("2 requests reach the limit of 2; run again") for k in range(3, 99)})
+
+    monkeypatch.setattr("gar.bench.judges.Endpoint", Limited)
+    out = tmp_path / "a.jsonl"
+    command = (
+        "bench",
+        "run",
+        "vqa",
+        "--endpoint",
+        "http://x",
+        "--model",
+        "m",
+        "--data",
+        tmp_path / "gar",
+        "--out",
+        out,
+    )
+    assert "reach the limit of 2" in fails(capsys, *command, "--request-limit", 2, "--rate-limit", 60)
+    assert given == [{"rate_limit": 60.0, "request_limit": 2, "token_limit": None}] and len(lines(out)) <= 3
 
 
 def test_what_is_left_out_is_told_once_for_all_views(tmp_path: Path, monkeypatch, capsys):

@@ -177,8 +177,10 @@ def by_view(
     data: Path | None,
     load_predictor: Callable[[], Predictor | Rival],
     judge: Judge | None = None,
+    **how: Any,
 ) -> dict[str, Any]:
     """Run a benchmark under each view, score it, and compare it with the first view. A judge sees the true picture.
+    `how` goes to `gar.bench.task.run`.
 
     Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's type and values by
     view, and where the outside was hidden and answers are right or wrong whether it "needs_context". Of that, the
@@ -201,9 +203,9 @@ def by_view(
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
     runs: dict[str, dict[str, Any]] = {}
     for view in views:
-        left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
+        left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view, **how)
         found["views"][view] = {"left_out": left_out}
-        if runs and left_out.total() == len(items):
+        if runs and not any("answer" in row for row in read_json(out / f"{view}.jsonl")):
             continue
         runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data, judge=judge)
         write_json(runs[view], out / f"{view}.json")
