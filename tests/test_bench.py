@@ -121,6 +121,19 @@ def test_the_overlay_is_that_of_the_published_items(shared: Path):
     assert json.loads(OVERLAY.read_text())["items"] == overlay(items, {image["file_name"] for image in images})
 
 
+def test_splits_of_gar_bench_follow_the_flags_of_its_items(shared: Path, tmp_path: Path):
+    predictions = shared / "benchmarks/gar-bench/model_outputs/gar_1b_vqa.json"
+    found = scored(benchmark("vqa"), predictions, max_regions=7, with_splits=True)
+    flags = {key: item["flags"] for key, item in json.loads(OVERLAY.read_text())["items"].items()}
+    for flag in ("the type's most frequent letter is right", "picture of DLC-Bench"):
+        for kind, row in found["splits"][flag].items():
+            values = [item["value"] for item in found["items"] if (flag in flags[item["id"]]) == (kind == "yes")]
+            assert (row["n"], row["value"]) == (len(values), round(sum(values) / len(values), 6))
+    assert "regions overlap" not in found["splits"] and "overlap" in found["splits"]
+    write_page([found | {"items": []}], tmp_path / "page.html")
+    assert "picture of DLC-Bench: yes" in (tmp_path / "page.html").read_text()
+
+
 def test_the_overlay_names_items_by_index_and_holds_no_text_of_them():
     content = json.loads(OVERLAY.read_text())
     assert list(content["items"]) == [str(index) for index in range(424)]

@@ -598,7 +598,9 @@ def bench_score(
     max_regions: Annotated[
         int | None, typer.Option("--max-regions", min=1, help="Leave out items with more regions, and count them.")
     ] = None,
-    with_splits: Annotated[bool, typer.Option("--splits", help="Also by number, size and overlap of regions.")] = False,
+    with_splits: Annotated[
+        bool, typer.Option("--splits", help="Also by number, size and overlap of regions, and by flags.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Every item's score, for compare and report.")
     ] = None,
