@@ -20,7 +20,7 @@ from gar.bench.judges import Fixed
 from gar.bench.mdvp import MDVP, published_pairing
 from gar.bench.report import compare, read_scored, scored, write_json, write_page
 from gar.bench.statistics import letter_prior, mcnemar, mean, proportion, ratio
-from gar.bench.task import Item, Score, evaluate, in_every_order, load, ordered, read_answers
+from gar.bench.task import Benchmark, Item, Score, evaluate, in_every_order, load, ordered, read_answers
 from gar.cli import main
 
 pytest.importorskip("scipy", reason="intervals need the extra bench")
@@ -269,6 +269,36 @@ def test_a_judge_is_asked_about_each_answer_and_its_words_are_kept(tmp_path: Pat
     assert not any(question.pictures for question in _asked(tmp_path, predictions, text_only=True))
     own = _asked(tmp_path, predictions, wording="Mine: $description? $choices")
     assert own[0].text == "Mine: a red cup? A. Yes\nB. No"
+
+
+@pytest.mark.parametrize(
+    "wording, said",
+    [
+        ("Is $descripton right?", r"has \$descripton, expected some of \$choices, \$description, \$question"),
+        ("Is it right? $question", r"has no \$description: the judge would not see"),
+        ("", r"has no \$description"),
+        ("$description for 5 $ only", r"a \$ that begins no field: write \$\$"),
+    ],
+)
+def test_a_wording_that_would_not_show_the_answer_is_refused_before_anything_is_asked(
+    tmp_path: Path, wording: str, said: str
+):
+    small.dlc(tmp_path)
+    judge = Fixed("A")
+    with pytest.raises(ValueError, match=said):
+        scored(benchmark("dlc"), small.write(tmp_path / "p.json", {"11": "a"}), judge=judge, wording=wording)
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize("one", [one for one in BENCHMARKS if one.wording], ids=lambda one: one.name)
+def test_our_own_wordings_show_the_answer_and_only_known_fields(one: Benchmark):
+    evaluate(one, [], {}, judge=Fixed(""), wording=one.wording)
+
+
+def test_a_benchmark_without_a_judge_takes_none(tmp_path: Path):
+    rows = [row | {"model_output": "A"} for row in small.gar_vqa(tmp_path)]
+    with pytest.raises(ValueError, match="gar-bench-vqa is scored without a judge: leave --judge away"):
+        scored(benchmark("vqa"), small.write(tmp_path / "p.json", rows), judge=Fixed("A"))
 
 
 def _asked(tmp_path: Path, predictions: Path, **how: Any) -> list[Any]:

@@ -51,6 +51,7 @@ Description: $description
 Which choice fits best? $question
 $choices
 Write the letter and the text of one choice, nothing else."""
+    answer_field = "description"
     recognition = "The object is: $name. Does the description speak of that, or of something of a similar kind?"
 
     def items(self, path: Path) -> list[Item]:
@@ -81,7 +82,7 @@ Write the letter and the text of one choice, nothing else."""
         asked += [(row["question"], [text for text, _ in row["choices"]]) for row in item.truth["questions"]]
         return [
             Question(
-                Template(wording).safe_substitute(
+                Template(wording).substitute(
                     description=answer,
                     question=question,
                     choices="\n".join(f"{chr(ord('A') + k)}. {text}" for k, text in enumerate(choices)),

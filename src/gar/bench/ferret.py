@@ -79,7 +79,7 @@ First line: the two ratings, that of answer 1 first, with one space between them
         if not item.truth["answer"]:
             raise ValueError(f"no {JUDGE_DATA} beside the folder of annotations: the judge needs its three files")
         texts = {"context": item.truth["context"], "question": item.truth["question"]}
-        return [Question(Template(wording).safe_substitute(texts, reference=item.truth["answer"], answer=answer))]
+        return [Question(Template(wording).substitute(texts, reference=item.truth["answer"], answer=answer))]
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
         by_number = {str(row["question_id"]): row for row in rows}

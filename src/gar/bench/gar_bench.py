@@ -114,7 +114,7 @@ class _Caption(_GARBench):
         return found
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
-        text = Template(wording).safe_substitute(item.truth, question=item.question, answer=answer)
+        text = Template(wording).substitute(item.truth, question=item.question, answer=answer)
         if folder is None:
             return [Question(text)]
         picture = picture_for_judge(item, folder)

@@ -73,7 +73,7 @@ First line: the two ratings, that of answer 1 first, with one space between them
         domain |= {"multipanel": "made of several panels"}
         texts = {"domain": domain.get(item.type, "a page or sign with text"), "question": item.truth["question"]}
         reference = together(item.truth["captions"])
-        text = Template(wording).safe_substitute(texts, reference=reference, answer=answer)
+        text = Template(wording).substitute(texts, reference=reference, answer=answer)
         if folder is None:
             return [Question(text)]
         picture = picture_for_judge(item, folder)

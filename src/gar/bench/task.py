@@ -17,6 +17,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
@@ -102,6 +103,8 @@ class Benchmark:
     """A judge's verdicts are ratings, of which neighbours are nearly the same."""
     wording = ""
     """The judge's question with `$fields` (`string.Template`), in our own words; its first line is its version."""
+    answer_field = "answer"
+    """The field of the wording that stands for what is judged."""
     self_contained = False
     """A published predictions file repeats the annotations."""
     source = ""
@@ -291,9 +294,13 @@ def evaluate(
         repeat: asked with another number, the judge answers anew; see `gar.bench.judges.Question`.
 
     Raises:
-        ValueError: the benchmark needs a judge or verdicts, having no references either; the verdicts are not of this
-            benchmark.
+        ValueError: the benchmark needs a judge or verdicts, having no references either, or takes none; the wording has
+            other fields; the verdicts are not of this benchmark.
     """
+    if judge is not None and not benchmark.judged:
+        raise ValueError(f"{benchmark.name} is scored without a judge: leave --judge away")
+    if wording is not None:
+        _check_wording(benchmark, wording)
     replies: dict[str, list[str | None] | str] = {}
     errors: dict[str, str] = {}
     published = False
@@ -326,6 +333,18 @@ def evaluate(
         return found
 
     return benchmark.finish(items, [score(item) for item in items])
+
+
+def _check_wording(benchmark: Benchmark, wording: str) -> None:
+    """Refuse a wording that would send a judge a field's name for its content, or no answer."""
+    template = Template(wording)
+    if not template.is_valid():
+        raise ValueError("the wording has a $ that begins no field: write $$ for a dollar sign")
+    fields, known = ({*some.get_identifiers()} for some in (template, Template(benchmark.wording)))
+    if wrong := sorted(fields - known):
+        raise ValueError(f"the wording has ${wrong[0]}, expected some of {', '.join(f'${x}' for x in sorted(known))}")
+    if benchmark.answer_field not in fields:
+        raise ValueError(f"the wording has no ${benchmark.answer_field}: the judge would not see what it judges")
 
 
 def _ask(

@@ -99,7 +99,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
         return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
-        return [Question(Template(wording).safe_substitute(reference=item.truth, answer=answer))]
+        return [Question(Template(wording).substitute(reference=item.truth, answer=answer))]
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
         return {
