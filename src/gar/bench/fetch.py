@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from pathlib import Path
 
@@ -36,8 +36,10 @@ def fetch(benchmark: Benchmark, to: Path | None = None, source: str | None = Non
         try:
             with urllib.request.urlopen(address, timeout=60) as response:
                 content = response.read()
-        except (urllib.error.URLError, TimeoutError, ValueError) as error:
-            raise ValueError(f"{address}: {getattr(error, 'reason', error)}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ValueError(
+                f"{address}: {getattr(error, 'reason', error)}: try again, or another server with --from"
+            ) from error
         if (found := _sha256(content)) != expected:
             raise ValueError(f"{address}: SHA-256 is {found}, expected {expected}: nothing of it was kept")
         with replacing(path) as temporary:

@@ -81,6 +81,7 @@ def scored(
         there = [None if score.value is None else score.parts["orders"] for score in scores]
         found["scores"]["mean over orders"] = average(asked, there).json()
         found["notes"].append("right means: right in every rotated order of the choices")
+    found["order"] = order
     if unchanged:
         found["unchanged"] = unchanged
         found["notes"].append(f"the view changed nothing on {unchanged} items")
@@ -145,10 +146,11 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     right.
 
     Raises:
-        ValueError: two benchmarks, or no item in common.
+        ValueError: two benchmarks, or orders of choices; no item in common.
     """
     if first["benchmark"] != second["benchmark"]:
         raise ValueError(f"runs of {first['benchmark']} and of {second['benchmark']}: compare two of one benchmark")
+    _refuse_orders([first, second])
     others = {row["id"]: row for row in second["items"] if row["value"] is not None}
     pairs = [(row, others[row["id"]]) for row in first["items"] if row["value"] is not None and row["id"] in others]
     if not pairs:
@@ -156,6 +158,16 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     types = sorted({row["type"] for row, _ in pairs} - {""})
     groups = {"all": pairs, **{kind: [pair for pair in pairs if pair[0]["type"] == kind] for kind in types}}
     return {"benchmark": first["benchmark"], "runs": {name: _difference(some) for name, some in groups.items()}}
+
+
+def _refuse_orders(runs: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where runs of one benchmark were asked in several orders: a letter means another choice then."""
+    orders: dict[str, str] = {}
+    for one in runs:
+        order = one.get("order", "as-is")
+        if orders.setdefault(one["benchmark"], order) != order:
+            both = f"{orders[one['benchmark']]} and {order}"
+            raise ValueError(f"runs of {one['benchmark']} with choices {both}: put together those of one --order")
 
 
 def _difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
@@ -198,11 +210,12 @@ def by_view(
     items, folder = load(benchmark, data)
     out.mkdir(parents=True, exist_ok=True)
     predictor = load_predictor()
-    if isinstance(predictor, Rival):
-        views = [view for view in views if view not in FEATURE_VIEWS]
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
     runs: dict[str, dict[str, Any]] = {}
     for view in views:
+        if view in FEATURE_VIEWS and isinstance(predictor, Rival):
+            found["views"][view] = {"left_out": {"an endpoint gives no features to change": len(items)}}
+            continue
         left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view, **how)
         found["views"][view] = {"left_out": left_out}
         if runs and not any("answer" in row for row in read_json(out / f"{view}.jsonl")):
@@ -345,9 +358,14 @@ def _short(x: float | None, places: int = 3) -> str:
 
 
 def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
-    """One HTML page about scored runs, with every picture in it that is still where it was."""
+    """One HTML page about scored runs, with every picture in it that is still where it was.
+
+    Raises:
+        ValueError: runs of one benchmark differ in the order of choices.
+    """
     from jinja2 import Environment
 
+    _refuse_orders(runs)
     shown: dict[tuple[str, str], dict[str, Any]] = {}
     for number, one in enumerate(runs):
         for row in one["items"]:
