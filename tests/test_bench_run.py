@@ -29,7 +29,7 @@ from gar.bench import statistics
 from gar.bench.catalog import benchmark
 from gar.bench.fetch import fetch
 from gar.bench.judges import Fixed, Reply, Stopped
-from gar.bench.report import by_view, scored
+from gar.bench.report import by_view, compare, scored, write_page
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
 from gar.bench.videorefer import ASPECTS
@@ -109,6 +109,38 @@ def test_objects_of_films_are_described_in_the_frame_that_has_their_masks(tmp_pa
     assert found["scores"]["average"]["value"] == 4 and found["scores"]["average"]["n"] == 2
 
 
+def test_a_region_without_a_mask_in_the_frame_gives_its_name_to_no_other(tmp_path: Path):
+    seen, gone = {"5": {"segmentation": small.rle(0, 0, 9, 9)}}, {"4": {"segmentation": small.rle(0, 0, 9, 9)}}
+    empty = {"5": {"segmentation": None}}
+    asked = "Is <object0><region> beside <object1><region>?"
+    rows = [
+        {
+            "id": k, "video": "film", "Question": asked if k else "Is <region> a cup?", "Answer": "(B) No",
+            "options": ["(A) Yes", "(B) No"], "type": "Basic", "frame_idx": 5, "annotation": some,
+        }
+        for k, some in enumerate([[seen, gone], [seen, seen], [gone, seen], [seen, empty], [seen]])
+    ]  # fmt: skip
+    small.write(tmp_path / "VideoRefer-Bench-Q.json", rows)
+    small.picture(tmp_path / "film/00005.jpg")
+    chosen = benchmark("videorefer-q")
+    items, folder = load(chosen, tmp_path)
+    fake: Any = small.FakePredictor()
+    reason = "a region that is asked about has no mask in the frame"
+    assert run(chosen, items, folder, fake, tmp_path / "out.jsonl") == {reason: 3}
+    assert [row["id"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["0", "1"]
+    assert [len(regions) for regions in fake.opened] == [1, 2]
+    made = small.write(tmp_path / "p.jsonl", [{"id": k, "pred": "B"} for k in range(5)])
+    assert scored(chosen, made)["scores"]["accuracy"]["n"] == 5  # whoever saw the film can answer
+
+
+def test_two_frames_of_a_film_are_two_pictures(vqa: Task, tmp_path: Path):
+    film = replace(vqa[1][0], picture="film")
+    two = [replace(film, id=str(k), image=vqa[1][k].image, frame=str(k)) for k in (0, 1)]
+    fake: Any = small.FakePredictor()
+    run(vqa[0], two, vqa[2], fake, tmp_path / "out.jsonl")
+    assert len(fake.opened) == 2
+
+
 @pytest.mark.parametrize("which", ["vqa", "dlc"])
 def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_path: Path, request):
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
@@ -180,6 +212,9 @@ def test_a_file_of_another_run_is_not_gone_on_with(vqa: Task, tmp_path: Path):
     run(*vqa, fake, tmp_path / "out.jsonl")
     with pytest.raises(ValueError, match="holds something else"):
         run(*vqa, fake, tmp_path / "out.jsonl", view="gray")
+    other = [replace(item, question=f"{item.question}?") for item in vqa[1]]
+    with pytest.raises(ValueError, match="holds something else"):
+        run(vqa[0], other, vqa[2], fake, tmp_path / "out.jsonl")
     (tmp_path / "torn.jsonl").write_text('{"run": {"benchma')
     run(*vqa, fake, tmp_path / "torn.jsonl")
     assert (tmp_path / "torn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
@@ -355,6 +390,19 @@ def test_balanced_choices_are_asked_once_and_scored_as_they_were_asked(vqa: Task
     assert found["scores"]["accuracy"]["value"] == 0.5
     with pytest.raises(ValueError, match="expected one of as-is"):
         run(*vqa, Rival(judge), tmp_path / "other.jsonl", order="upside-down")
+
+
+def test_runs_in_several_orders_of_choices_are_neither_compared_nor_shown_together(vqa: Task, tmp_path: Path):
+    runs = {}
+    for order in ("as-is", "balanced", "circular"):
+        run(*vqa, Rival(Fixed("A")), tmp_path / f"{order}.jsonl", order=order)
+        runs[order] = scored(vqa[0], tmp_path / f"{order}.jsonl")
+    compare(runs["balanced"], runs["balanced"])
+    for other in ("as-is", "circular"):
+        with pytest.raises(ValueError, match=f"with choices {other} and balanced: put together those of one --order"):
+            compare(runs[other], runs["balanced"])
+        with pytest.raises(ValueError, match="put together those of one --order"):
+            write_page([runs[other], runs["balanced"]], tmp_path / "page.html")
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -649,6 +697,7 @@ def test_context_of_a_benchmark_with_a_judge_needs_one_and_of_a_model_behind_an_
         by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", small.FakePredictor)  # type: ignore
     judge, rival = Fixed("A"), Rival(Fixed("A cup."))
     found = by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", lambda: rival, judge)
+    assert found["views"].pop("mean-feature") == {"left_out": {"an endpoint gives no features to change": 3}}
     assert {*CONTEXT} - {*found["views"]} == {"mean-feature"}
     for row in found["views"].values():
         assert row["scores"]["recognised"]["value"] == 1 and row["runs"]["all"]["difference"]["value"] == 0
@@ -733,6 +782,27 @@ def test_a_file_that_is_missing_or_another_is_refused_and_not_kept(tmp_path: Pat
         fetch(Served(), tmp_path / "here", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="no address"):
         fetch(Served(), tmp_path / "here")
+
+
+def test_a_download_that_is_cut_off_is_one_clear_line_and_not_kept(tmp_path: Path):
+    class Cut(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"[1")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(
+        ValueError, match=r"a.json: IncompleteRead\(2 bytes read, 98 more expected\): try again, or another"
+    ):
+        fetch(Served(), tmp_path / "here", f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    assert list(tmp_path.glob("here/**/*")) == []
 
 
 def test_the_published_checksums_are_those_of_the_files_here(shared: Path):

@@ -28,7 +28,7 @@ def task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (tmp_path / "images" / "vqa_3.png").unlink()
     where = ["--data", str(tmp_path), "--out", str(tmp_path / "task")]
     assert main(["bench", "export", "vqa", "--to", "lmms-eval", *where]) == 0
-    assert "1 of 6 items left out: the picture is missing" in capsys.readouterr().err
+    assert "1 of 6 items left out: the picture, or a region, is missing" in capsys.readouterr().err
     return tmp_path / "task"
 
 

@@ -772,7 +772,7 @@ def bench_export(
         items, folder = load(chosen, data)
         written = lmms_task(chosen, items, folder, out)
         if written < len(items):
-            missing = f"{len(items) - written} of {len(items)} items left out: the picture is missing"
+            missing = f"{len(items) - written} of {len(items)} items left out: the picture, or a region, is missing"
             print(f"gar: {missing}", file=sys.stderr)
     else:
         raise ValueError(f"--to {to}: expected lmms-eval or inspect")

@@ -92,7 +92,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     new one is complete.
 
     Args:
-        folder: of the pictures. Items without theirs are left out.
+        folder: of the pictures. Items without theirs, or without a region, are left out.
 
     Returns:
         How many items were written.
@@ -100,7 +100,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     Raises:
         ValueError: no picture is there; `out` holds something else, such as the answers of a run.
     """
-    there = [item for item in items if (folder / item.image).is_file()]
+    there = [item for item in items if not item.why_not(folder)]
     if not there:
         raise ValueError(f"{folder}: none of the {len(items)} pictures of {benchmark.name} is there")
     task = re.sub(r"\W", "_", benchmark.name)

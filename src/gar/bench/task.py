@@ -7,6 +7,7 @@ benchmark, no judge's endpoint and no statistics of two runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -56,6 +57,8 @@ class Item:
     choices: the options with their letters ("A. red").
     picture: what the file shows: items of one picture may have files of their own. Intervals resample pictures.
     truth: what an answer is measured by, in the benchmark's own form.
+    frame: of a video, where `picture` names that.
+    unasked: why no model can be asked this, where so; answers to it can be scored.
     """
 
     id: str
@@ -66,10 +69,16 @@ class Item:
     type: str = ""
     picture: str = ""
     truth: Any = None
+    frame: str = ""
+    unasked: str = ""
 
     def regions(self) -> list[Region]:
         """The regions as prompts. Raises ValueError where one is malformed."""
         return [Region.box(*mask["box"]) if "box" in mask else Region.rle(mask) for mask in self.masks]
+
+    def why_not(self, folder: Path) -> str:
+        """Why a model cannot be asked this, with the pictures of a folder; empty where it can."""
+        return self.unasked or ("" if self.image and (folder / self.image).is_file() else NO_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -523,15 +532,14 @@ def run(
     show = view
     if isinstance(predictor, Rival) and view in TOLD:
         predictor, show = predictor.marking(view), "as-is"
-    there = [item for item in items if item.image and (folder / item.image).is_file()]
-    if not there:
+    left_out = Counter(filter(None, (item.why_not(folder) for item in items)))
+    if left_out.total() == len(items):
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
     # In an order that does not depend on which pictures are there.
-    asked = [item for item in ordered(items, order) if item.image and (folder / item.image).is_file()]
+    asked = [item for item in ordered(items, order) if not item.why_not(folder)]
     facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
-    facts |= {"order": order, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    facts |= {"order": order, "items": _digest(asked), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     done = _resume(out, {"run": facts})
-    left_out = Counter({NO_PICTURE: len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
 
     def lines(group: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
@@ -563,7 +571,13 @@ def run(
     for row in read_json(out)[1:]:
         if "skipped" in row:
             left_out[row["skipped"].partition(":")[0]] += 1
-    return +left_out
+    return left_out
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """Tells other items apart, and the same in another order of choices."""
+    shown = [(item.id, item.image, item.masks, item.question, item.choices) for item in items]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
 
 
 def _in_order(results: Iterable[tuple[int, T]]) -> Iterator[T]:
@@ -703,7 +717,7 @@ def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
         if item.question is None:
             described.setdefault(item.image, []).append(item)
         else:
-            asked.setdefault((item.picture or item.image, json.dumps(item.masks)), []).append(item)
+            asked.setdefault((item.picture or item.image, item.frame, json.dumps(item.masks)), []).append(item)
     flat = [item for group in described.values() for item in group]
     return [flat[i : i + size] for i in range(0, len(flat), size)] + list(asked.values())
 

@@ -22,6 +22,7 @@ from gar.bench.task import NO_REPLY, UNCLEAR, Benchmark, Item, Score, average, r
 
 ASPECTS = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
 HIGHEST = 5
+NOT_IN_FRAME = "a region that is asked about has no mask in the frame"
 
 
 class VideoReferQ(Choices):
@@ -32,18 +33,18 @@ class VideoReferQ(Choices):
     def items(self, path: Path) -> list[Item]:
         found = []
         for index, row in enumerate(read_json(path)):
-            (image, masks), numbers = _frame(row), count()
+            numbers = count()
             marked = re.sub(r"(?:<object\d+>\s*)?<region>", lambda _, k=numbers: f"<Prompt{next(k)}>", row["Question"])
             found.append(
                 Item(
                     str(row.get("id", index)),
-                    image,
-                    masks,
-                    marked,
-                    tuple(f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]),
-                    row["type"],
-                    row["video"],
-                    letter_of(row["Answer"]),
+                    question=marked,
+                    choices=tuple(
+                        f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]
+                    ),
+                    type=row["type"],
+                    truth=letter_of(row["Answer"]),
+                    **_frame(row, next(numbers)),
                 )
             )
         return found
@@ -55,11 +56,21 @@ class VideoReferQ(Choices):
         return super().score(item, letter_of(answer), replies, published)
 
 
-def _frame(row: dict[str, Any]) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The frame that has the masks, and these."""
+def _frame(row: dict[str, Any], named: int) -> dict[str, Any]:
+    """The frame that has the masks, and these, as fields of an item; of regions beyond the `named` ones, those in it.
+
+    A region that is named and has no mask there cannot be left out: the names after it would mean others.
+    """
     frame = str(row["frame_idx"])
-    masks = tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one)
-    return f"{row['video'].removesuffix('.mp4')}/{int(frame):05}.jpg", masks
+    masks = [(one.get(frame) or {}).get("segmentation") for one in row["annotation"]]
+    there = tuple(mask for mask in masks if mask is not None)
+    return {
+        "image": f"{row['video'].removesuffix('.mp4')}/{int(frame):05}.jpg",
+        "masks": there,
+        "picture": row["video"],
+        "frame": frame,
+        "unasked": "" if len(there) >= max(named, 1) and None not in masks[:named] else NOT_IN_FRAME,
+    }
 
 
 def letter_of(text: str) -> str:
@@ -88,7 +99,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
 
     def items(self, path: Path) -> list[Item]:
         return [
-            Item(str(row.get("id", index)), *_frame(row), picture=row["video"], truth=row["caption"])
+            Item(str(row.get("id", index)), truth=row["caption"], **_frame(row, 0))
             for index, row in enumerate(read_json(path))
         ]
 
