@@ -26,7 +26,7 @@ from test_bench import fails
 
 import gar.cli
 from gar.bench import statistics
-from gar.bench.catalog import benchmark
+from gar.bench.catalog import BENCHMARKS, benchmark
 from gar.bench.fetch import fetch
 from gar.bench.judges import Fixed, Reply, Stopped
 from gar.bench.report import by_view, compare, scored, write_page
@@ -782,6 +782,43 @@ def test_a_file_that_is_missing_or_another_is_refused_and_not_kept(tmp_path: Pat
         fetch(Served(), tmp_path / "here", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="no address"):
         fetch(Served(), tmp_path / "here")
+
+
+class OfDataset(Benchmark):
+    name, annotations, judged, dataset = "hub", "a.json", False, "some/data-set"
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_file_of_a_data_set_is_checked_by_what_the_hub_lists(
+    tmp_path: Path, serve: Callable[[Path], str], large: bool
+):
+    there, to = tmp_path / "server", tmp_path / "here"
+    file = small.write(there / "datasets/some/data-set/resolve/main/deep/a.json", [1])
+    oid = hashlib.sha1(b"blob 3\0[1]").hexdigest()
+    row: dict[str, Any] = {"type": "file", "path": "deep/a.json", "oid": oid}
+    if large:
+        row |= {"oid": "of the pointer", "lfs": {"oid": hashlib.sha256(b"[1]").hexdigest(), "size": 3}}
+    listing = there / "api/datasets/some/data-set/tree/main"
+    small.write(listing, [{"type": "directory", "path": "a.json"}, row])
+    address = serve(there)
+    assert fetch(OfDataset(), to, address) == to and (to / "a.json").read_text() == "[1]"
+    file.write_text("[2]")
+    fetch(OfDataset(), to, address)  # what is here is right, so nothing is downloaded
+    (to / "a.json").write_text("damaged")
+    with pytest.raises(ValueError, match="is .*, expected .*: nothing of it was kept"):
+        fetch(OfDataset(), to, address)
+    assert (to / "a.json").read_text() == "damaged" and len(list(to.iterdir())) == 1
+    for content, said in (
+        ([row | {"path": "b.json"}], "there is no a.json in this data set"),
+        ({}, "no list of files"),
+    ):
+        small.write(listing, content if content else {"error": "gated"})
+        with pytest.raises(ValueError, match=said):
+            fetch(OfDataset(), to, address)
+
+
+def test_every_benchmark_has_an_address():
+    assert all(one.dataset or (one.source and one.files) for one in BENCHMARKS)
 
 
 def test_a_download_that_is_cut_off_is_one_clear_line_and_not_kept(tmp_path: Path):

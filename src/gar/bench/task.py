@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
+OSPREY = "sunshine-lwt/Osprey-ValData"
 DESCRIBE = "Describe {} in detail."
 SILENT = 8  # items without a reply, and none with one, after which an endpoint is asked no more
 ORDERS = ("as-is", "circular", "balanced")
@@ -120,6 +121,8 @@ class Benchmark:
     """The address before the names of `files`."""
     files: dict[str, str] = {}
     """The published files that `gar bench fetch` downloads, with their SHA-256."""
+    dataset = ""
+    """Or the data set of the hub that holds the annotations, at any depth."""
 
     def items(self, path: Path) -> list[Item]:
         """All items, from the file of annotations and those beside it."""

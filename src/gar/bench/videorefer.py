@@ -22,6 +22,7 @@ from gar.bench.task import NO_REPLY, UNCLEAR, Benchmark, Item, Score, average, r
 
 ASPECTS = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
 HIGHEST = 5
+DATASET = "DAMO-NLP-SG/VideoRefer-Bench"
 NOT_IN_FRAME = "a region that is asked about has no mask in the frame"
 
 
@@ -29,6 +30,7 @@ class VideoReferQ(Choices):
     name = "videorefer-bench-q"
     title = "VideoRefer-Bench-Q, multiple choice about objects of a video (one frame of it)"
     annotations = "VideoRefer-Bench-Q.json"
+    dataset = DATASET
 
     def items(self, path: Path) -> list[Item]:
         found = []
@@ -83,6 +85,7 @@ class VideoReferD(Benchmark):
     name = "videorefer-bench-d"
     title = "VideoRefer-Bench-D, descriptions of objects of a video (judged)"
     annotations = "VideoRefer-Bench-D.json"
+    dataset = DATASET
     rated = True
     wording = """\
 [videorefer-bench-d, wording 1]
