@@ -695,6 +695,8 @@ def test_context_of_a_benchmark_with_a_judge_needs_one_and_of_a_model_behind_an_
     small.dlc(tmp_path / "dlc")
     with pytest.raises(ValueError, match="give --judge URL"):
         by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", small.FakePredictor)  # type: ignore
+    with pytest.raises(ValueError, match="without a judge"):
+        by_view(benchmark("vqa"), CONTEXT, tmp_path, None, small.FakePredictor, Fixed("A"))  # type: ignore
     judge, rival = Fixed("A"), Rival(Fixed("A cup."))
     found = by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", lambda: rival, judge)
     assert found["views"].pop("mean-feature") == {"left_out": {"an endpoint gives no features to change": 3}}

@@ -31,6 +31,7 @@ from gar.bench.task import (
     ordered,
     read_answers,
     read_json,
+    refuse_judge,
     result,
     run,
 )
@@ -196,14 +197,15 @@ def by_view(
 
     Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's type and values by
     view, and where the outside was hidden and answers are right or wrong whether it "needs_context". Of that, the
-    result and the first view's JSON have the share by type. A view
-    under which the model can be asked nothing has only its "left_out", by reason; others also have "unchanged", the
-    number of items on which the view changed nothing.
+    result and the first view's JSON have the share by type. A view under which the model can be asked nothing has only
+    its "left_out", by reason; others also have "unchanged", the number of items on which the view changed nothing.
 
     Raises:
-        ValueError: the benchmark needs a judge, and none is given.
+        ValueError: the benchmark needs a judge, and none is given; or it takes none.
     """
-    if benchmark.judged and judge is None:
+    if judge is not None:
+        refuse_judge(benchmark)
+    elif benchmark.judged:
         raise ValueError(f"{benchmark.name} needs a judge: give --judge URL --judge-model ID")
     from gar.bench.rivals import Rival
 

@@ -309,8 +309,8 @@ def evaluate(
         ValueError: the benchmark needs a judge or verdicts, having no references either, or takes none; the wording has
             other fields; the verdicts are not of this benchmark.
     """
-    if judge is not None and not benchmark.judged:
-        raise ValueError(f"{benchmark.name} is scored without a judge: leave --judge away")
+    if judge is not None:
+        refuse_judge(benchmark)
     if wording is not None:
         _check_wording(benchmark, wording)
     replies: dict[str, list[str | None] | str] = {}
@@ -345,6 +345,12 @@ def evaluate(
         return found
 
     return benchmark.finish(items, [score(item) for item in items])
+
+
+def refuse_judge(benchmark: Benchmark) -> None:
+    """Raise ValueError where a benchmark would not ask a judge that is given."""
+    if not benchmark.judged:
+        raise ValueError(f"{benchmark.name} is scored without a judge: leave --judge away")
 
 
 def _check_wording(benchmark: Benchmark, wording: str) -> None:
