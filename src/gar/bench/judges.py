@@ -30,7 +30,8 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 SAMPLING = {"temperature": 0, "max_tokens": 1024}
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 MEANT_FOR_ALL = (401, 403, 404)  # not this question is refused, but every one: key, rights, address or model
