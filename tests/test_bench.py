@@ -20,7 +20,7 @@ from gar.bench.judges import Fixed
 from gar.bench.mdvp import MDVP, published_pairing
 from gar.bench.report import compare, read_scored, scored, write_json, write_page
 from gar.bench.statistics import letter_prior, mcnemar, mean, proportion, ratio
-from gar.bench.task import Item, Score, evaluate, in_every_order, load, ordered, read_answers
+from gar.bench.task import Benchmark, Item, Score, evaluate, in_every_order, load, ordered, read_answers
 from gar.cli import main
 
 pytest.importorskip("scipy", reason="intervals need the extra bench")
@@ -119,6 +119,19 @@ def test_the_overlay_is_that_of_the_published_items(shared: Path):
     items, _ = load(benchmark("vqa"), shared / "benchmarks/gar-bench")
     images = json.loads((shared / "benchmarks/dlc-bench/annotations.json").read_text())["images"]
     assert json.loads(OVERLAY.read_text())["items"] == overlay(items, {image["file_name"] for image in images})
+
+
+def test_splits_of_gar_bench_follow_the_flags_of_its_items(shared: Path, tmp_path: Path):
+    predictions = shared / "benchmarks/gar-bench/model_outputs/gar_1b_vqa.json"
+    found = scored(benchmark("vqa"), predictions, max_regions=7, with_splits=True)
+    flags = {key: item["flags"] for key, item in json.loads(OVERLAY.read_text())["items"].items()}
+    for flag in ("the type's most frequent letter is right", "picture of DLC-Bench"):
+        for kind, row in found["splits"][flag].items():
+            values = [item["value"] for item in found["items"] if (flag in flags[item["id"]]) == (kind == "yes")]
+            assert (row["n"], row["value"]) == (len(values), round(sum(values) / len(values), 6))
+    assert "regions overlap" not in found["splits"] and "overlap" in found["splits"]
+    write_page([found | {"items": []}], tmp_path / "page.html")
+    assert "picture of DLC-Bench: yes" in (tmp_path / "page.html").read_text()
 
 
 def test_the_overlay_names_items_by_index_and_holds_no_text_of_them():
@@ -258,10 +271,67 @@ def test_a_judge_is_asked_about_each_answer_and_its_words_are_kept(tmp_path: Pat
     assert own[0].text == "Mine: a red cup? A. Yes\nB. No"
 
 
+@pytest.mark.parametrize(
+    "wording, said",
+    [
+        ("Is $descripton right?", r"has \$descripton, expected some of \$choices, \$description, \$question"),
+        ("Is it right? $question", r"has no \$description: the judge would not see"),
+        ("", r"has no \$description"),
+        ("$description for 5 $ only", r"a \$ that begins no field: write \$\$"),
+    ],
+)
+def test_a_wording_that_would_not_show_the_answer_is_refused_before_anything_is_asked(
+    tmp_path: Path, wording: str, said: str
+):
+    small.dlc(tmp_path)
+    judge = Fixed("A")
+    with pytest.raises(ValueError, match=said):
+        scored(benchmark("dlc"), small.write(tmp_path / "p.json", {"11": "a"}), judge=judge, wording=wording)
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize("one", [one for one in BENCHMARKS if one.wording], ids=lambda one: one.name)
+def test_our_own_wordings_show_the_answer_and_only_known_fields(one: Benchmark):
+    evaluate(one, [], {}, judge=Fixed(""), wording=one.wording)
+
+
+def test_a_benchmark_without_a_judge_takes_none(tmp_path: Path):
+    rows = [row | {"model_output": "A"} for row in small.gar_vqa(tmp_path)]
+    with pytest.raises(ValueError, match="gar-bench-vqa is scored without a judge: leave --judge away"):
+        scored(benchmark("vqa"), small.write(tmp_path / "p.json", rows), judge=Fixed("A"))
+
+
 def _asked(tmp_path: Path, predictions: Path, **how: Any) -> list[Any]:
     judge = Fixed("A")
     scored(benchmark("dlc"), predictions, judge=judge, **how)
     return judge.asked
+
+
+def test_without_its_picture_an_item_is_not_judged_unless_by_words_alone(tmp_path: Path):
+    small.dlc(tmp_path)
+    small.mdvp(tmp_path / "mdvp")
+    rows = [
+        {"image": f"images/{k}.jpg", "mask_rles": [small.rle(0, 0, 9, 9)] * 2, "question": "?", "answer": "on"}
+        for k in range(2)
+    ]
+    small.write(tmp_path / "GAR-Bench-Caption-Simple.json", rows)
+    made = [row | {"model_output": "on"} for row in rows]
+    (tmp_path / "images/0.jpg").unlink()
+    (tmp_path / "mdvp/android_detailed_caption/images/0.png").unlink()
+    texts = json.loads((tmp_path / "mdvp/mdvp_caption_mask.json").read_text())
+    texts = [row | {"gt": row["caption"]} for row in texts]
+    for name, said, verdict, missing, there in (
+        ("dlc", dict.fromkeys(("11", "12", "13"), "a cup"), "A", 2, 1),
+        ("simple", made, "True", 1, 1),
+        ("mdvp", texts, "5 5", 1, 3),
+    ):
+        path = small.write(tmp_path / name / "p.json", said)
+        found = scored(benchmark(name), path, judge=Fixed(verdict))
+        assert found["unscored"] == {"the picture is missing": missing}
+        assert sum(row["value"] is not None for row in found["items"]) == there
+        unseen = next(row for row in found["items"] if row["value"] is None)
+        assert "--text-only to judge by the words alone" in unseen["explanation"]
+        assert scored(benchmark(name), path, judge=Fixed(verdict), text_only=True)["unscored"] == {}
 
 
 def test_a_live_judge_is_read_strictly_and_a_silent_one_leaves_an_item_unscored(tmp_path: Path):
@@ -379,6 +449,43 @@ def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
     assert "http://" not in text and "https://" not in text
 
 
+def test_a_page_shows_what_judges_said_and_what_an_answer_is_measured_by(tmp_path: Path):
+    small.dlc(tmp_path)
+    judge = Fixed("A. <it is not mentioned>")
+    found = scored(benchmark("dlc"), small.write(tmp_path / "p.json", {"11": "a cup"}), judge=judge)
+    write_page([found], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<li>A. &lt;it is not mentioned&gt;</li>") == 4 and "<li>name: cup</li>" in page
+    assert "it is mentioned, and right" in page and page.count("What the judge said") == 1
+
+
+@pytest.mark.parametrize(
+    "name, figure, best, value",
+    [("videorefer-d", "average", 5, 4), ("ferret", "rating", 10, 4), ("ferret", "score", None, 80), ("vqa", "x", 1, 1)],
+)
+def test_a_bar_ends_at_the_best_value_that_there_can_be(
+    tmp_path: Path, name: str, figure: str, best: float | None, value: float
+):
+    row = {"value": value, "ci95": [value / 2, value], "n": 9}
+    found = {"benchmark": benchmark(name).name, "scores": {figure: row}, "items": [], "predictions": "p"}
+    other = {**found, "scores": {figure: {**row, "ci95": [0, 160]}}}
+    assert benchmark(name).highest(figure) == best
+    runs = [one | {"as_published": {}, "guess": {}, "notes": [], "unscored": {}} for one in (found, other)]
+    write_page(runs, tmp_path / "page.html")
+    # Without a bound, the bars of both runs end at the highest end of an interval.
+    ends = f"left: {value / 2 / (best or 160) * 100}%; right: {(1 - value / (best or 160)) * 100}%"
+    assert ends in (tmp_path / "page.html").read_text()
+
+
+def test_ratings_are_no_right_and_wrong(tmp_path: Path):
+    small.ferret(tmp_path)
+    path = small.write(tmp_path / "p.json", [{"image": f"00{k}.jpg", "text": "a"} for k in range(4)])
+    found = scored(benchmark("ferret"), path, data=tmp_path / "annotations", judge=Fixed("7 1\nbecause"))
+    write_page([found], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert '"answer right"' not in page and '"answer wrong"' not in page and "reference 7.00" in page
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +568,11 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, capsys):
     small.write(wrong, {"11": {"pred": "a cup", "response": [1, 2, 3, 4]}})
     assert "expected a text" in fails(capsys, *score, "dlc", "--predictions", texts, "--verdicts", wrong)
     assert "go together" in fails(capsys, *score, "dlc", "--predictions", texts, "--judge", "http://x")
+    verdicts = ("--verdicts", small.write(tmp_path / "v.json", {}))
+    for option, more in (("--wording", (path,)), ("--repeat", (1,)), ("--text-only", ()), ("--token-limit", (9,))):
+        for judged in ((), verdicts):
+            said = fails(capsys, *score, "dlc", "--predictions", texts, *judged, option, *more)
+            assert f"{option}: of no use without --judge URL" in said
     assert "not a scored run" in fails(capsys, "bench", "compare", path, path)
 
 

@@ -10,10 +10,12 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,14 +26,14 @@ from test_bench import fails
 
 import gar.cli
 from gar.bench import statistics
-from gar.bench.catalog import benchmark
+from gar.bench.catalog import BENCHMARKS, benchmark
 from gar.bench.fetch import fetch
-from gar.bench.judges import Fixed
-from gar.bench.report import by_view, scored
+from gar.bench.judges import Fixed, Reply, Stopped
+from gar.bench.report import by_view, compare, scored, write_page
 from gar.bench.rivals import Rival
 from gar.bench.task import Benchmark, Item, load, run, unmarked
 from gar.bench.videorefer import ASPECTS
-from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside
+from gar.bench.views import CONTEXT, ROBUSTNESS, VIEWS, focal_crop, mean_outside, unchanged
 from gar.cli import main
 from gar.regions import Region, load_image
 
@@ -107,6 +109,38 @@ def test_objects_of_films_are_described_in_the_frame_that_has_their_masks(tmp_pa
     assert found["scores"]["average"]["value"] == 4 and found["scores"]["average"]["n"] == 2
 
 
+def test_a_region_without_a_mask_in_the_frame_gives_its_name_to_no_other(tmp_path: Path):
+    seen, gone = {"5": {"segmentation": small.rle(0, 0, 9, 9)}}, {"4": {"segmentation": small.rle(0, 0, 9, 9)}}
+    empty = {"5": {"segmentation": None}}
+    asked = "Is <object0><region> beside <object1><region>?"
+    rows = [
+        {
+            "id": k, "video": "film", "Question": asked if k else "Is <region> a cup?", "Answer": "(B) No",
+            "options": ["(A) Yes", "(B) No"], "type": "Basic", "frame_idx": 5, "annotation": some,
+        }
+        for k, some in enumerate([[seen, gone], [seen, seen], [gone, seen], [seen, empty], [seen]])
+    ]  # fmt: skip
+    small.write(tmp_path / "VideoRefer-Bench-Q.json", rows)
+    small.picture(tmp_path / "film/00005.jpg")
+    chosen = benchmark("videorefer-q")
+    items, folder = load(chosen, tmp_path)
+    fake: Any = small.FakePredictor()
+    reason = "a region that is asked about has no mask in the frame"
+    assert run(chosen, items, folder, fake, tmp_path / "out.jsonl") == {reason: 3}
+    assert [row["id"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["0", "1"]
+    assert [len(regions) for regions in fake.opened] == [1, 2]
+    made = small.write(tmp_path / "p.jsonl", [{"id": k, "pred": "B"} for k in range(5)])
+    assert scored(chosen, made)["scores"]["accuracy"]["n"] == 5  # whoever saw the film can answer
+
+
+def test_two_frames_of_a_film_are_two_pictures(vqa: Task, tmp_path: Path):
+    film = replace(vqa[1][0], picture="film")
+    two = [replace(film, id=str(k), image=vqa[1][k].image, frame=str(k)) for k in (0, 1)]
+    fake: Any = small.FakePredictor()
+    run(vqa[0], two, vqa[2], fake, tmp_path / "out.jsonl")
+    assert len(fake.opened) == 2
+
+
 @pytest.mark.parametrize("which", ["vqa", "dlc"])
 def test_a_run_that_dies_at_any_moment_ends_as_one_that_did_not(which: str, tmp_path: Path, request):
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
@@ -176,11 +210,23 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(times: int, pro
 def test_a_file_of_another_run_is_not_gone_on_with(vqa: Task, tmp_path: Path):
     fake: Any = small.FakePredictor()
     run(*vqa, fake, tmp_path / "out.jsonl")
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="holds something else"):
         run(*vqa, fake, tmp_path / "out.jsonl", view="gray")
+    other = [replace(item, question=f"{item.question}?") for item in vqa[1]]
+    with pytest.raises(ValueError, match="holds something else"):
+        run(vqa[0], other, vqa[2], fake, tmp_path / "out.jsonl")
     (tmp_path / "torn.jsonl").write_text('{"run": {"benchma')
     run(*vqa, fake, tmp_path / "torn.jsonl")
     assert (tmp_path / "torn.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("content", ['{"benchmark": "gar-bench-vqa", "scores": {}}', "notes\nof mine\n", "\xff"])
+def test_a_file_of_something_else_is_never_written_to(vqa: Task, tmp_path: Path, content: str):
+    out = tmp_path / "scored.json"
+    out.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match="scored.json: holds something else"):
+        run(*vqa, cast(Any, small.FakePredictor()), out)
+    assert out.read_text(encoding="latin-1") == content
 
 
 def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_in_part(vqa: Task, tmp_path: Path):
@@ -193,6 +239,33 @@ def test_items_with_too_many_regions_are_left_out_and_counted_or_marked_in_part(
     assert run(*vqa, fake, tmp_path / "published.jsonl", many_regions="as-published") == {}
     assert len(fake.opened[-1]) == 5 and fake.asked[-1][0] == "Is <Prompt0> on Prompt6?"
     assert unmarked("<Prompt4> <Prompt5> <Prompt12>", 5) == "<Prompt4> Prompt5 Prompt12"
+
+
+def test_a_picture_that_is_refused_is_left_out_with_its_reason_and_the_run_goes_on(
+    vqa: Task, dlc: Task, tmp_path: Path
+):
+    (tmp_path / "images/vqa_1.png").write_text("no picture")
+    (tmp_path / "images/0.jpg").write_text("no picture")
+    for task, kept in ((vqa, 5), (dlc, 1)):
+        for number, asked in enumerate((small.FakePredictor(prompts=16), Rival(Fixed("B")))):
+            out, model = tmp_path / f"{task[0].name}-{number}.jsonl", cast(Any, asked)
+            left_out = {"picture or regions are refused": len(task[1]) - kept}
+            assert run(*task, model, out) == run(*task, model, out) == left_out
+            said = [row["skipped"] for row in lines(out)[1:] if "skipped" in row]
+            assert len(lines(out)) == 1 + len(task[1]) and all("not a picture" in text for text in said)
+
+
+def test_regions_of_which_a_view_can_make_nothing_are_left_out_with_the_reason(vqa: Task, tmp_path: Path, monkeypatch):
+    def refuse(picture: Image.Image, regions: Any) -> Shown:
+        if len(regions) == 7:
+            raise ValueError("grabcut finds no object at Region.box(1, 2, 3, 4)")
+        return picture, list(regions)
+
+    monkeypatch.setitem(VIEWS, "segmented", refuse)
+    fake: Any = small.FakePredictor(prompts=16)
+    out = tmp_path / "out.jsonl"
+    assert run(*vqa, fake, out, view="segmented") == {"picture or regions are refused": 1}
+    assert "finds no object" in lines(out)[-1]["skipped"]
 
 
 def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vqa: Task, tmp_path: Path):
@@ -227,8 +300,75 @@ def test_a_model_behind_an_endpoint_is_told_of_regions_and_read_strictly(
     assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["B"] * 6
     assert run(*vqa, Rival(Fixed("It is B"), marks), tmp_path / "unclear.jsonl") == {}
     assert lines(tmp_path / "unclear.jsonl")[1]["answer"] == "It is B"
-    reason = "no reply: there is no fixed reply to this question"
+    reason = "there is no fixed reply to this question"
     assert run(*vqa, Rival(Fixed({}), marks), tmp_path / "silent.jsonl") == {reason: 6}
+
+
+class Moody:
+    """A judge that says B until its plan, by number of question, has something else to say or to raise."""
+
+    name = "moody"
+
+    def __init__(self, plan: dict[int, Reply | Exception]):
+        self.asked, self.plan, self.lock = 0, plan, threading.Lock()
+
+    def ask(self, question: str, pictures: Any = (), repeat: int = 0) -> Reply:
+        with self.lock:
+            self.asked += 1
+            said = self.plan.get(self.asked, Reply("B"))
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+BUSY = Reply(None, "no reply in 8 tries", passing=True)
+
+
+def test_an_endpoint_that_answers_nothing_more_ends_the_run_and_leaves_no_line(vqa: Task, dlc: Task, tmp_path: Path):
+    for task, asked in ((vqa, 6), (dlc, 3)):
+        out = tmp_path / f"{task[0].name}.jsonl"
+        with pytest.raises(Stopped, match="wrong key"):
+            run(*task, Rival(Moody({2: Stopped("wrong key")})), out)
+        kept = len(lines(out)) - 1
+        assert kept < asked
+        again = Moody({})
+        assert run(*task, Rival(again), out) == {} and again.asked == asked - kept
+        assert len(lines(out)) == 1 + asked and all("answer" in row for row in lines(out)[1:])
+
+
+def test_an_item_without_a_reply_is_counted_and_asked_again(vqa: Task, dlc: Task, tmp_path: Path):
+    for task in (vqa, dlc):
+        out, items = tmp_path / f"{task[0].name}.jsonl", len(task[1])
+        assert run(*task, Rival(Moody({1: BUSY, 3: BUSY})), out) == {"no reply for now: run again to ask": 2}
+        assert len(lines(out)) == 1 + items - 2
+        again = Moody({})
+        assert run(*task, Rival(again), out) == {} and again.asked == 2
+        assert {row["id"] for row in lines(out)[1:]} == {item.id for item in task[1]}
+
+
+def test_an_endpoint_that_replies_to_nothing_is_not_asked_about_everything(vqa: Task, tmp_path: Path):
+    many = [replace(vqa[1][0], id=str(k)) for k in range(40)]
+    silent = Moody(dict.fromkeys(range(1, 99), BUSY))
+    with pytest.raises(Stopped, match="no reply to 8 items, the last: no reply in 8 tries"):
+        run(vqa[0], many, vqa[2], Rival(silent), tmp_path / "out.jsonl")
+    assert silent.asked < 20
+    late = Moody(dict.fromkeys(range(2, 99), BUSY))  # one that has answered may be slow for a while
+    assert run(vqa[0], many, vqa[2], Rival(late), tmp_path / "late.jsonl").total() == 39
+
+
+def test_an_endpoint_is_asked_several_at_once_and_the_file_is_that_of_one_by_one(vqa: Task, tmp_path: Path):
+    together = threading.Barrier(6, timeout=30)
+
+    class Slow(Moody):
+        def ask(self, question: str, pictures: Any = (), repeat: int = 0) -> Reply:
+            together.wait()  # passes only when all six are asked at once
+            time.sleep(0.05 * random.random())
+            return super().ask(question)
+
+    slow = Slow({})
+    assert run(*vqa, Rival(slow), tmp_path / "out.jsonl") == {} and slow.asked == 6
+    run(*vqa, Rival(Moody({})), tmp_path / "plain.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
 
 
 def test_a_model_behind_an_endpoint_describes_each_region_by_itself(dlc: Task, tmp_path: Path):
@@ -250,6 +390,19 @@ def test_balanced_choices_are_asked_once_and_scored_as_they_were_asked(vqa: Task
     assert found["scores"]["accuracy"]["value"] == 0.5
     with pytest.raises(ValueError, match="expected one of as-is"):
         run(*vqa, Rival(judge), tmp_path / "other.jsonl", order="upside-down")
+
+
+def test_runs_in_several_orders_of_choices_are_neither_compared_nor_shown_together(vqa: Task, tmp_path: Path):
+    runs = {}
+    for order in ("as-is", "balanced", "circular"):
+        run(*vqa, Rival(Fixed("A")), tmp_path / f"{order}.jsonl", order=order)
+        runs[order] = scored(vqa[0], tmp_path / f"{order}.jsonl")
+    compare(runs["balanced"], runs["balanced"])
+    for other in ("as-is", "circular"):
+        with pytest.raises(ValueError, match=f"with choices {other} and balanced: put together those of one --order"):
+            compare(runs[other], runs["balanced"])
+        with pytest.raises(ValueError, match="put together those of one --order"):
+            write_page([runs[other], runs["balanced"]], tmp_path / "page.html")
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -347,8 +500,32 @@ def test_distractors_are_objects_outside_of_the_regions():
     first, *found = masks(picture, regions)
     for mask in found:
         assert mask.sum() > 100 and not (first & mask).any() and (mask & things).sum() > 0.8 * mask.sum()
+    two = [*asked, Region.box(0, 0, 10, 10)]
+    assert len(VIEWS["distractors"](picture, two)[1]) == 6
     on_all = [Region.box(0, 0, 320, 240)]
     assert VIEWS["distractors"](picture, on_all)[1] == on_all
+
+
+def test_a_view_that_changes_nothing_says_so_and_is_counted(vqa: Task, dlc: Task, tmp_path: Path, capsys, monkeypatch):
+    picture, all_of_it, corner = Image.new("RGB", (64, 48)), Region.box(0, 0, 64, 48), Region.box(63, 47, 64, 48)
+    nothing = {view: [all_of_it] for view in ("gray", "blur", "flipped", "box", "distractors", "dilated")}
+    nothing |= {"eroded": [corner], "shifted": [corner], "2-regions": [all_of_it, corner]}
+    for view, regions in nothing.items():
+        assert unchanged(view, (picture, regions), VIEWS[view](picture, regions)), view
+    for view in VIEWS:
+        changed = unchanged(view, (picture, [corner]), VIEWS[view](picture, [corner])) is False
+        assert changed or view in ("eroded", "shifted", "box", "segmented", "distractors"), view
+    fake: Any = small.FakePredictor(prompts=16)
+    run(*vqa, fake, tmp_path / "out.jsonl", view="2-regions")
+    assert [row["id"] for row in lines(tmp_path / "out.jsonl") if "unchanged" in row] == ["1", "3", "5"]
+    found = scored(vqa[0], tmp_path / "out.jsonl")
+    assert found["unchanged"] == 3 and "the view changed nothing on 3 items" in found["notes"]
+    run(*dlc, fake, tmp_path / "dlc.jsonl", view="box")  # its masks are boxes
+    assert [row.get("unchanged") for row in lines(tmp_path / "dlc.jsonl")] == [None, True, True, True]
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor(prompts=16))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    assert main(["bench", "robustness", "vqa", "--data", str(tmp_path), "--out", str(tmp_path / "views")]) == 0
+    assert "changes nothing on 3 items: 2-regions" in capsys.readouterr().out
 
 
 def test_regions_beyond_the_model_s_prompts_share_its_last_one(vqa: Task, tmp_path: Path):
@@ -417,8 +594,92 @@ def test_context_and_robustness_compare_every_view_with_the_plain_one(tmp_path: 
             assert row["left_out"] == {} and row["runs"]["all"]["difference"]["n"] == 6, view
         assert sorted(path.stem for path in (tmp_path / command).glob("*.json")) == sorted([*views, "items"])
         by_item = json.loads((tmp_path / command / "items.json").read_text())
-        assert list(by_item) == list("012345") and all(tuple(values) == views for values in by_item.values())
+        assert list(by_item) == list("012345") and by_item["3"]["type"] == "relation"
+        assert all(tuple(row["values"]) == views for row in by_item.values())
+        assert all(("needs_context" in row) == (command == "context") for row in by_item.values())
         assert main(arguments) == 0 and "left out" not in capsys.readouterr().out
+
+
+def test_items_that_are_right_only_with_the_world_around_are_marked_and_counted(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")  # right: A, B, C, D, B, A
+    answers = {
+        "as-is": "ABXDBX", "gray": "XXXXBX", "blur": "XXXDXX", "mean-feature": "XXXXXX", "flipped": "ABCDBA",
+    }  # fmt: skip
+
+    def answer(
+        benchmark: Any, items: list[Item], folder: Path, predictor: Any, out: Path, *, view: str, **_: Any
+    ) -> Any:
+        said = [{"id": str(k), "answer": letter} for k, letter in enumerate(answers[view])]
+        small.write(out, [{"run": {"benchmark": "gar-bench-vqa"}}, *said])
+        return Counter()
+
+    monkeypatch.setattr("gar.bench.report.run", answer)
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    monkeypatch.setattr("gar.bench.views.CONTEXT", tuple(answers))
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: small.FakePredictor())
+    out = tmp_path / "out"
+    command = ["bench", "context", "vqa", "--data", str(tmp_path / "gar"), "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    needed = json.loads(capsys.readouterr().out)["needs_context"]
+    # 0 and 1 are right as they are alone; 3 is right when blurred, 4 when gray.
+    assert {kind: (row["value"], row["n"]) for kind, row in needed.items()} == {
+        "all": (0.333333, 6), "color": (0.666667, 3), "relation": (0, 3),
+    }  # fmt: skip
+    by_item = json.loads((out / "items.json").read_text())
+    assert [row["needs_context"] for row in by_item.values()] == [True, True, False, False, False, False]
+    assert main(command) == 0 and "needs context" in capsys.readouterr().out
+    assert main(["bench", "report", str(out / "as-is.json"), "--out", str(out / "page.html")]) == 0
+    page = (out / "page.html").read_text()
+    assert page.count("<small>needs context</small>") == 2 and "needs context: color" in page
+
+
+def test_context_and_robustness_ask_as_they_are_told_to(tmp_path: Path, monkeypatch, capsys):
+    small.gar_vqa(tmp_path / "gar")
+    loaded: list[Any] = []
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: loaded.append(how) or small.FakePredictor(prompts=5))
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    for command in ("context", "robustness"):
+        out = tmp_path / command
+        how = ["--device", "cpu", "--dtype", "float32", "--batch-size", "3", "--max-new-tokens", "7"]
+        how += ["--many-regions", "as-published", "--order", "circular", "--data", str(tmp_path / "gar")]
+        assert main(["bench", command, "vqa", *how, "--out", str(out)]) == 0
+        facts = lines(out / "as-is.jsonl")[0]["run"]
+        assert (facts["batch_size"], facts["max_new_tokens"], facts["order"]) == (3, 7, "circular")
+        assert facts["many_regions"] == "as-published"
+    assert loaded == [("nano", "cpu", "float32", None)] * 2
+    capsys.readouterr()
+    refused = "--request-limit: of no use without --endpoint"
+    assert refused in fails(capsys, "bench", "context", "vqa", "--out", tmp_path, "--request-limit", "3")
+    assert refused in fails(capsys, "bench", "run", "vqa", "--out", tmp_path / "a", "--request-limit", "3")
+
+
+def test_an_endpoint_is_asked_no_more_than_the_limit_says(tmp_path: Path, monkeypatch, capsys):
+    pytest.importorskip("openai", reason="asking an endpoint needs the extra bench")
+    small.gar_vqa(tmp_path / "gar")
+    given: list[dict[str, Any]] = []
+
+    class Limited(Moody):
+        def __init__(self, url: str, model: str, *, cache: Path, **limits: Any):
+            given.append(limits)
+            super().__init__({k: Stopped("2 requests reach the limit of 2; run again") for k in range(3, 99)})
+
+    monkeypatch.setattr("gar.bench.judges.Endpoint", Limited)
+    out = tmp_path / "a.jsonl"
+    command = (
+        "bench",
+        "run",
+        "vqa",
+        "--endpoint",
+        "http://x",
+        "--model",
+        "m",
+        "--data",
+        tmp_path / "gar",
+        "--out",
+        out,
+    )
+    assert "reach the limit of 2" in fails(capsys, *command, "--request-limit", 2, "--rate-limit", 60)
+    assert given == [{"rate_limit": 60.0, "request_limit": 2, "token_limit": None}] and len(lines(out)) <= 3
 
 
 def test_what_is_left_out_is_told_once_for_all_views(tmp_path: Path, monkeypatch, capsys):
@@ -434,8 +695,11 @@ def test_context_of_a_benchmark_with_a_judge_needs_one_and_of_a_model_behind_an_
     small.dlc(tmp_path / "dlc")
     with pytest.raises(ValueError, match="give --judge URL"):
         by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", small.FakePredictor)  # type: ignore
+    with pytest.raises(ValueError, match="without a judge"):
+        by_view(benchmark("vqa"), CONTEXT, tmp_path, None, small.FakePredictor, Fixed("A"))  # type: ignore
     judge, rival = Fixed("A"), Rival(Fixed("A cup."))
     found = by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", lambda: rival, judge)
+    assert found["views"].pop("mean-feature") == {"left_out": {"an endpoint gives no features to change": 3}}
     assert {*CONTEXT} - {*found["views"]} == {"mean-feature"}
     for row in found["views"].values():
         assert row["scores"]["recognised"]["value"] == 1 and row["runs"]["all"]["difference"]["value"] == 0
@@ -520,6 +784,64 @@ def test_a_file_that_is_missing_or_another_is_refused_and_not_kept(tmp_path: Pat
         fetch(Served(), tmp_path / "here", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="no address"):
         fetch(Served(), tmp_path / "here")
+
+
+class OfDataset(Benchmark):
+    name, annotations, judged, dataset = "hub", "a.json", False, "some/data-set"
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_file_of_a_data_set_is_checked_by_what_the_hub_lists(
+    tmp_path: Path, serve: Callable[[Path], str], large: bool
+):
+    there, to = tmp_path / "server", tmp_path / "here"
+    file = small.write(there / "datasets/some/data-set/resolve/main/deep/a.json", [1])
+    oid = hashlib.sha1(b"blob 3\0[1]").hexdigest()
+    row: dict[str, Any] = {"type": "file", "path": "deep/a.json", "oid": oid}
+    if large:
+        row |= {"oid": "of the pointer", "lfs": {"oid": hashlib.sha256(b"[1]").hexdigest(), "size": 3}}
+    listing = there / "api/datasets/some/data-set/tree/main"
+    small.write(listing, [{"type": "directory", "path": "a.json"}, row])
+    address = serve(there)
+    assert fetch(OfDataset(), to, address) == to and (to / "a.json").read_text() == "[1]"
+    file.write_text("[2]")
+    fetch(OfDataset(), to, address)  # what is here is right, so nothing is downloaded
+    (to / "a.json").write_text("damaged")
+    with pytest.raises(ValueError, match="is .*, expected .*: nothing of it was kept"):
+        fetch(OfDataset(), to, address)
+    assert (to / "a.json").read_text() == "damaged" and len(list(to.iterdir())) == 1
+    for content, said in (
+        ([row | {"path": "b.json"}], "there is no a.json in this data set"),
+        ({}, "no list of files"),
+    ):
+        small.write(listing, content if content else {"error": "gated"})
+        with pytest.raises(ValueError, match=said):
+            fetch(OfDataset(), to, address)
+
+
+def test_every_benchmark_has_an_address():
+    assert all(one.dataset or (one.source and one.files) for one in BENCHMARKS)
+
+
+def test_a_download_that_is_cut_off_is_one_clear_line_and_not_kept(tmp_path: Path):
+    class Cut(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"[1")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(
+        ValueError, match=r"a.json: IncompleteRead\(2 bytes read, 98 more expected\): try again, or another"
+    ):
+        fetch(Served(), tmp_path / "here", f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    assert list(tmp_path.glob("here/**/*")) == []
 
 
 def test_the_published_checksums_are_those_of_the_files_here(shared: Path):

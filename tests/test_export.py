@@ -28,7 +28,7 @@ def task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (tmp_path / "images" / "vqa_3.png").unlink()
     where = ["--data", str(tmp_path), "--out", str(tmp_path / "task")]
     assert main(["bench", "export", "vqa", "--to", "lmms-eval", *where]) == 0
-    assert "1 of 6 items left out: the picture is missing" in capsys.readouterr().err
+    assert "1 of 6 items left out: the picture, or a region, is missing" in capsys.readouterr().err
     return tmp_path / "task"
 
 
@@ -73,11 +73,22 @@ def test_a_task_without_choices_only_collects_answers(tmp_path: Path):
 
 def test_an_export_replaces_an_older_one_and_nothing_else(task: Path):
     items, folder = load(benchmark("vqa"), task.parent)
-    (task / "left over").write_text("")
+    (task / "__pycache__").mkdir()
     assert lmms_task(benchmark("vqa"), items[:1], folder, task) == 1
     assert sorted(path.name for path in task.iterdir()) == ["gar_bench_vqa.yaml", "items.jsonl", "pictures", "utils.py"]
-    with pytest.raises(ValueError, match="is there and is no exported task"):
-        lmms_task(benchmark("vqa"), items, folder, folder)
+    assert [path.name for path in (task / "pictures").iterdir()] == ["0.png"]
+    for kept in ("predictions.jsonl", "pictures/mine.png"):
+        (task / kept).write_text("mine")
+        with pytest.raises(ValueError, match="which would be lost: move it away"):
+            lmms_task(benchmark("vqa"), items, folder, task)
+        assert (task / kept).read_text() == "mine"
+        (task / kept).unlink()
+    (folder / "utils.py").write_text("mine")
+    (task / "items.jsonl").rename(task / "other.jsonl")
+    for other in (folder, folder / "utils.py", task):
+        with pytest.raises(ValueError, match="is there and is no exported task"):
+            lmms_task(benchmark("vqa"), items, folder, other)
+    assert (folder / "utils.py").read_text() == "mine"
     with pytest.raises(ValueError, match="none of the 6 pictures"):
         lmms_task(benchmark("vqa"), items, folder / "nowhere", task)
 

@@ -208,7 +208,7 @@ def test_a_failure_that_does_not_pass_is_an_error_with_its_reason(fake_endpoint,
     fake = fake_endpoint(plan(failure))
     reply = Endpoint(fake.url, "m", tries=3).ask("item")
     assert reply.text is None and reply.error is not None
-    assert reply.error.startswith("no reply in 3 tries") and reason in reply.error
+    assert reply.error.startswith("no reply in 3 tries") and reason in reply.error and reply.passing
     assert fake.asked["item"] == 3
 
 
@@ -228,7 +228,8 @@ def test_an_endpoint_that_is_not_there_stops_the_judge(fake_endpoint):
 
 def test_a_question_that_is_refused_is_an_error_at_once(fake_endpoint):
     fake = fake_endpoint(plan(400))
-    assert "no 400" in (Endpoint(fake.url, "m").ask("item").error or "")
+    reply = Endpoint(fake.url, "m").ask("item")
+    assert "no 400" in (reply.error or "") and not reply.passing
     assert fake.asked["item"] == 1
 
 

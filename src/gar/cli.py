@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -419,6 +419,17 @@ _Judge = Annotated[
     str | None, typer.Option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, up to its /v1.")
 ]
 _JudgeModel = Annotated[str | None, typer.Option("--judge-model", metavar="ID")]
+_JudgeCache = Annotated[
+    Path | None, typer.Option("--judge-cache", metavar="FILE", help="Where replies are kept (~/.cache/gar/bench).")
+]
+_RateLimit = Annotated[float | None, typer.Option("--rate-limit", help="Requests a minute to an endpoint.")]
+_RequestLimit = Annotated[int | None, typer.Option("--request-limit", help="Requests to an endpoint.")]
+_TokenLimit = Annotated[int | None, typer.Option("--token-limit", help="Tokens to spend at an endpoint.")]
+_Order = Annotated[str, typer.Option("--order", help="Of choices: as-is, circular (in every), balanced.")]
+_ManyRegions = Annotated[
+    str, typer.Option("--many-regions", help="More regions than the model has prompts: left-out or as-published.")
+]
+_Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Descriptions generated at once.")]
 
 
 @bench_app.command("list")
@@ -531,26 +542,29 @@ def bench_run(
     view: Annotated[
         str, typer.Option("--view", help="How it is shown: as-is, gray, blind, box, point, drawn, ...")
     ] = "as-is",
-    order: Annotated[str, typer.Option("--order", help="Of choices: as-is, circular (in every), balanced.")] = "as-is",
-    many_regions: Annotated[
-        str, typer.Option("--many-regions", help="More regions than the model has prompts: left-out or as-published.")
-    ] = "left-out",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Descriptions generated at once.")] = 8,
+    order: _Order = "as-is",
+    many_regions: _ManyRegions = "left-out",
+    batch_size: _Batch = 8,
     max_new_tokens: _Length = 256,
     device: _Device = "auto",
     dtype: _Dtype = "auto",
+    rate_limit: _RateLimit = None,
+    request_limit: _RequestLimit = None,
+    token_limit: _TokenLimit = None,
 ) -> None:
     """Ask a model all that a benchmark asks. A stopped run goes on where it was."""
     from gar.bench.catalog import benchmark
     from gar.bench.task import load, run
 
+    limits = {"rate_limit": rate_limit, "request_limit": request_limit, "token_limit": token_limit}
+    _refuse_unused(limits, endpoint, "--endpoint URL")
     chosen = benchmark(name)
     items, folder = load(chosen, data)
     left_out = run(
         chosen,
         items,
         folder,
-        _asked(model, endpoint, marks, device, dtype),
+        _asked(model, endpoint, marks, device, dtype, limits),
         out,
         view=view,
         order=order,
@@ -572,11 +586,10 @@ def bench_score(
     ] = None,
     judge: _Judge = None,
     judge_model: _JudgeModel = None,
-    judge_cache: Annotated[
-        Path | None, typer.Option("--judge-cache", metavar="FILE", help="Where replies are kept (~/.cache/gar/bench).")
-    ] = None,
-    rate_limit: Annotated[float | None, typer.Option("--rate-limit", help="Requests a minute.")] = None,
-    token_limit: Annotated[int | None, typer.Option("--token-limit", help="Tokens to spend on the judge.")] = None,
+    judge_cache: _JudgeCache = None,
+    rate_limit: _RateLimit = None,
+    request_limit: _RequestLimit = None,
+    token_limit: _TokenLimit = None,
     repeat: Annotated[int, typer.Option("--repeat", min=0, help="Ask the judge anew under another number.")] = 0,
     text_only: Annotated[bool, typer.Option("--text-only", help="Send the judge no pictures.")] = False,
     wording: Annotated[
@@ -585,7 +598,9 @@ def bench_score(
     max_regions: Annotated[
         int | None, typer.Option("--max-regions", min=1, help="Leave out items with more regions, and count them.")
     ] = None,
-    with_splits: Annotated[bool, typer.Option("--splits", help="Also by number, size and overlap of regions.")] = False,
+    with_splits: Annotated[
+        bool, typer.Option("--splits", help="Also by number, size and overlap of regions, and by flags.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Every item's score, for compare and report.")
     ] = None,
@@ -599,13 +614,15 @@ def bench_score(
 
     if judge and verdicts:
         raise ValueError("--judge and --verdicts: give one of them")
-    limits = {"rate_limit": rate_limit, "token_limit": token_limit}
+    limits = {"rate_limit": rate_limit, "request_limit": request_limit, "token_limit": token_limit}
+    for_judge = {"wording": wording, "repeat": repeat, "text_only": text_only, "judge_cache": judge_cache}
+    _refuse_unused(for_judge | limits, judge, "--judge URL --judge-model ID")
     found = scored(
         benchmark(name),
         predictions,
         data=data,
         verdicts=verdicts,
-        judge=_judge(judge, judge_model, judge_cache, **limits),
+        judge=_judge(judge, judge_model, judge_cache, limits),
         text_only=text_only,
         wording=wording.read_text(encoding="utf-8") if wording else None,
         repeat=repeat,
@@ -663,42 +680,63 @@ def bench_agreement(
             print(f"left out: {found['left_out']} items without one and the same answer")
 
 
-@bench_app.command("context")
-def bench_context(
-    name: _Name,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
-    model: _Model = "nano",
-    endpoint: _Endpoint = None,
-    marks: _Marks = "drawn",
-    judge: _Judge = None,
-    judge_model: _JudgeModel = None,
-    data: _Data = None,
-    as_json: _Json = False,
-) -> None:
-    """What a model needs from outside the regions: that hidden, mirrored, other objects marked, and blind."""
-    from gar.bench.views import CONTEXT
+def _views_command(name: str, views: str, help: str) -> None:
+    """Add a command that compares how a benchmark is answered under some views of `gar.bench.views`."""
 
-    load = partial(_asked, model, endpoint, marks)
-    _views(name, CONTEXT, out, data, load, _judge(judge, judge_model), as_json)
+    @bench_app.command(name, help=help)
+    def command(
+        name: _Name,
+        out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
+        model: _Model = "nano",
+        endpoint: _Endpoint = None,
+        marks: _Marks = "drawn",
+        judge: _Judge = None,
+        judge_model: _JudgeModel = None,
+        judge_cache: _JudgeCache = None,
+        data: _Data = None,
+        order: _Order = "as-is",
+        many_regions: _ManyRegions = "left-out",
+        batch_size: _Batch = 8,
+        max_new_tokens: _Length = 256,
+        device: _Device = "auto",
+        dtype: _Dtype = "auto",
+        rate_limit: _RateLimit = None,
+        request_limit: _RequestLimit = None,
+        token_limit: _TokenLimit = None,
+        as_json: _Json = False,
+    ) -> None:
+        import gar.bench.views
+        from gar.bench.catalog import benchmark
+        from gar.bench.report import by_view
+
+        limits = {"rate_limit": rate_limit, "request_limit": request_limit, "token_limit": token_limit}
+        _refuse_unused(limits, endpoint or judge, "--endpoint URL, or --judge URL --judge-model ID")
+        _refuse_unused({"judge_cache": judge_cache}, judge, "--judge URL --judge-model ID")
+        found = by_view(
+            benchmark(name),
+            getattr(gar.bench.views, views),
+            out,
+            data,
+            partial(_asked, model, endpoint, marks, device, dtype, limits),
+            _judge(judge, judge_model, judge_cache, limits),
+            order=order,
+            many_regions=many_regions,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+        )
+        _print_views(found, as_json)
 
 
-@bench_app.command("robustness")
-def bench_robustness(
-    name: _Name,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Answers and scores, two files a view.")],
-    model: _Model = "nano",
-    endpoint: _Endpoint = None,
-    marks: _Marks = "drawn",
-    judge: _Judge = None,
-    judge_model: _JudgeModel = None,
-    data: _Data = None,
-    as_json: _Json = False,
-) -> None:
-    """What bad masks, other prompts (a segmenter's mask, box, point, marks drawn, text) and 2 to 100 regions cost."""
-    from gar.bench.views import ROBUSTNESS
-
-    load = partial(_asked, model, endpoint, marks)
-    _views(name, ROBUSTNESS, out, data, load, _judge(judge, judge_model), as_json)
+_views_command(
+    "context",
+    "CONTEXT",
+    "What a model needs from outside the regions: that hidden, mirrored, other objects marked, and blind.",
+)
+_views_command(
+    "robustness",
+    "ROBUSTNESS",
+    "What bad masks, other prompts (a segmenter's mask, box, point, marks drawn, text) and 2 to 100 regions cost.",
+)
 
 
 @bench_app.command("report")
@@ -734,7 +772,7 @@ def bench_export(
         items, folder = load(chosen, data)
         written = lmms_task(chosen, items, folder, out)
         if written < len(items):
-            missing = f"{len(items) - written} of {len(items)} items left out: the picture is missing"
+            missing = f"{len(items) - written} of {len(items)} items left out: the picture, or a region, is missing"
             print(f"gar: {missing}", file=sys.stderr)
     else:
         raise ValueError(f"--to {to}: expected lmms-eval or inspect")
@@ -753,8 +791,15 @@ def bench_fetch(
     print(fetch(benchmark(name), to, source))
 
 
+def _refuse_unused(options: dict[str, Any], used: str | None, needs: str) -> None:
+    """Refuse options that would be ignored, because what they are about is not given."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given and not used:
+        raise ValueError(f"{', '.join(given)}: of no use without {needs}: give that, or leave this away")
+
+
 def _asked(
-    model: str, endpoint: str | None, marks: str, device: str = "auto", dtype: str = "auto"
+    model: str, endpoint: str | None, marks: str, device: str, dtype: str, limits: dict[str, Any]
 ) -> Predictor | Rival:
     """The model that a benchmark asks."""
     if endpoint is None:
@@ -763,10 +808,10 @@ def _asked(
     from gar.bench.rivals import Rival
     from gar.bench.task import CACHE
 
-    return Rival(Endpoint(endpoint, model, cache=CACHE / "rivals.sqlite"), marks)
+    return Rival(Endpoint(endpoint, model, cache=CACHE / "rivals.sqlite", **limits), marks)
 
 
-def _judge(url: str | None, model: str | None, cache: Path | None = None, **limits: Any) -> Judge | None:
+def _judge(url: str | None, model: str | None, cache: Path | None, limits: dict[str, Any]) -> Judge | None:
     if bool(url) != bool(model):
         raise ValueError("--judge URL and --judge-model ID go together")
     if not url:
@@ -777,22 +822,12 @@ def _judge(url: str | None, model: str | None, cache: Path | None = None, **limi
     return Endpoint(url, str(model), cache=cache or CACHE / "judge.sqlite", **limits)
 
 
-def _views(
-    name: str,
-    views: Sequence[str],
-    out: Path,
-    data: Path | None,
-    load: Callable[[], Predictor | Rival],
-    judge: Judge | None,
-    as_json: bool,
-) -> None:
-    """Run and score a benchmark under several views, and compare each with the first."""
+def _print_views(found: dict[str, Any], as_json: bool) -> None:
+    """Print what `by_view` found."""
     from rich.console import Console
 
-    from gar.bench.catalog import benchmark
-    from gar.bench.report import by_view, views_table
+    from gar.bench.report import views_table
 
-    found = by_view(benchmark(name), views, out, data, load, judge)
     if as_json:
         print(json.dumps(found))
     else:
@@ -804,6 +839,9 @@ def _views(
         for (count, reason), some in left_out.items():
             where = "every view" if len(some) == len(found["views"]) else ", ".join(some)
             print(f"left out: {count} items ({reason}) in {where}")
+        for view, row in found["views"].items():
+            if row.get("unchanged"):
+                print(f"changes nothing on {row['unchanged']} items: {view}")
 
 
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:

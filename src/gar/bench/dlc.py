@@ -14,9 +14,19 @@ from typing import Any
 
 from gar.bench.judges import Question, read_choice
 from gar.bench.statistics import Estimate, mean, proportion
-from gar.bench.task import NO_REPLY, OTHER_ANSWER, PUBLISHED, UNCLEAR, Benchmark, Item, Score, average, read_json
+from gar.bench.task import (
+    NO_REPLY,
+    OTHER_ANSWER,
+    PUBLISHED,
+    UNCLEAR,
+    Benchmark,
+    Item,
+    Score,
+    average,
+    picture_for_judge,
+    read_json,
+)
 from gar.bench.views import focal_crop
-from gar.regions import load_image
 
 LETTERS = "abcde"
 RECOGNITION = ("Yes", "No")
@@ -41,6 +51,7 @@ Description: $description
 Which choice fits best? $question
 $choices
 Write the letter and the text of one choice, nothing else."""
+    answer_field = "description"
     recognition = "The object is: $name. Does the description speak of that, or of something of a similar kind?"
 
     def items(self, path: Path) -> list[Item]:
@@ -65,13 +76,13 @@ Write the letter and the text of one choice, nothing else."""
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
         shown: tuple[Any, ...] = ()
         if folder is not None:
-            picture = load_image(folder / item.image)
+            picture = picture_for_judge(item, folder)
             shown = focal_crop(picture, item.regions()[0].locate(*picture.size))
         asked = [(Template(self.recognition).substitute(name=item.truth["name"]), RECOGNITION)]
         asked += [(row["question"], [text for text, _ in row["choices"]]) for row in item.truth["questions"]]
         return [
             Question(
-                Template(wording).safe_substitute(
+                Template(wording).substitute(
                     description=answer,
                     question=question,
                     choices="\n".join(f"{chr(ord('A') + k)}. {text}" for k, text in enumerate(choices)),

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gar.bench.report import write_json
@@ -91,43 +92,62 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     new one is complete.
 
     Args:
-        folder: of the pictures. Items without theirs are left out.
+        folder: of the pictures. Items without theirs, or without a region, are left out.
 
     Returns:
         How many items were written.
 
     Raises:
-        ValueError: no picture is there; `out` is a folder of something else.
+        ValueError: no picture is there; `out` holds something else, such as the answers of a run.
     """
-    there = [item for item in items if (folder / item.image).is_file()]
+    there = [item for item in items if not item.why_not(folder)]
     if not there:
         raise ValueError(f"{folder}: none of the {len(items)} pictures of {benchmark.name} is there")
-    if out.exists() and not (out / "utils.py").is_file():
+    task = re.sub(r"\W", "_", benchmark.name)
+    _refuse_foreign(out, f"{task}.yaml")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
+        unfinished = Path(made) / "task"
+        _write_task(benchmark, task, there, folder, unfinished, out)
+        shutil.rmtree(out, ignore_errors=True)
+        unfinished.rename(out)
+    return len(there)
+
+
+def _refuse_foreign(out: Path, yaml: str) -> None:
+    """Raise ValueError where a folder holds anything but an exported task, which a new one may replace."""
+    if not out.exists():
+        return
+    ours = {yaml, "items.jsonl", "utils.py", "pictures"}
+    found = {path.name for path in out.iterdir()} - {"__pycache__"} if out.is_dir() else set()
+    if not ours <= found:
         raise ValueError(f"{out} is there and is no exported task: give another folder")
-    unfinished = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "pictures").mkdir(parents=True)
-    with (unfinished / "items.jsonl").open("w", encoding="utf-8") as file:
+    foreign = list(found - ours)
+    foreign += [path.name for path in (out / "pictures").iterdir() if not re.fullmatch(r"\d+\.png", path.name)]
+    if foreign:
+        raise ValueError(f"{out} holds {min(foreign)} too, which would be lost: move it away, or give another folder")
+
+
+def _write_task(benchmark: Benchmark, task: str, there: Sequence[Item], folder: Path, to: Path, out: Path) -> None:
+    """Write the files of a task to a folder that will be renamed to `out`."""
+    (to / "pictures").mkdir(parents=True)
+    with (to / "items.jsonl").open("w", encoding="utf-8") as file:
         for number, item in enumerate(progress(there, "drawing regions")):
             shown = f"pictures/{number}.png"
             picture = load_image(folder / item.image)
-            numbered(picture, [region.locate(*picture.size) for region in item.regions()]).save(unfinished / shown)
+            numbered(picture, [region.locate(*picture.size) for region in item.regions()]).save(to / shown)
             truth = item.truth if item.choices else ""
             row = {"id": item.id, "type": item.type, "shown": shown, "prompt": _prompt(item), "truth": truth}
             file.write(json.dumps(row) + "\n")
-    task = re.sub(r"\W", "_", benchmark.name)
     letters = bool(there[0].choices)
     metrics = [("accuracy", "mean")] if letters else []
     listed = [_METRIC.format(name=n, aggregation=a) for n, a in [*metrics, ("predictions", "write_predictions")]]
     length = 16 if letters else 1024
     items_file = json.dumps(str(out.absolute() / "items.jsonl"))
     yaml = _YAML.format(task=task, items=items_file, length=length, metrics="\n".join(listed))
-    (unfinished / f"{task}.yaml").write_text(yaml, encoding="utf-8")
+    (to / f"{task}.yaml").write_text(yaml, encoding="utf-8")
     run = {"benchmark": benchmark.name, "model": "lmms-eval", "view": "drawn"}
-    (unfinished / "utils.py").write_text(_UTILS.format(run=json.dumps(run)), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    unfinished.rename(out)
-    return len(there)
+    (to / "utils.py").write_text(_UTILS.format(run=json.dumps(run)), encoding="utf-8")
 
 
 def _prompt(item: Item) -> str:

@@ -79,7 +79,7 @@ First line: the two ratings, that of answer 1 first, with one space between them
         if not item.truth["answer"]:
             raise ValueError(f"no {JUDGE_DATA} beside the folder of annotations: the judge needs its three files")
         texts = {"context": item.truth["context"], "question": item.truth["question"]}
-        return [Question(Template(wording).safe_substitute(texts, reference=item.truth["answer"], answer=answer))]
+        return [Question(Template(wording).substitute(texts, reference=item.truth["answer"], answer=answer))]
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
         by_number = {str(row["question_id"]): row for row in rows}
@@ -99,6 +99,9 @@ First line: the two ratings, that of answer 1 first, with one space between them
     def as_published(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
         reference, rating = published_means(scores)
         return {"score": round(100 * rating / reference, 1)} if reference > 0 else {}
+
+    def highest(self, figure: str) -> float | None:
+        return None if figure == "score" else 10
 
 
 def rate(answer: str, replies: Sequence[str | None], published: bool) -> Score:

@@ -1,22 +1,30 @@
-"""The published annotations of benchmarks, downloaded and checked. Pictures are not: their owners give them out."""
+"""The published annotations of benchmarks, downloaded and checked. Pictures are not: their owners give them out.
+
+Some lie at an address of their own, with the digests of the files that our figures were made with. Others are files of
+a data set on the hub, and are checked by the digests that it lists.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import urllib.error
+import http.client
+import json
 import urllib.request
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from gar.bench.task import CACHE, Benchmark
 from gar.data.sample import replacing
 
+HUB = "https://huggingface.co"
+
 
 def fetch(benchmark: Benchmark, to: Path | None = None, source: str | None = None) -> Path:
-    """Download `benchmark.files`; those that are there and right are kept.
+    """Download a benchmark's published files; those that are there and right are kept.
 
     Args:
         to: folder; by default one where `gar bench score` looks.
-        source: address to put before the files' names, instead of `benchmark.source`.
+        source: another server: the address to put before the files' names, or that of the hub.
 
     Returns:
         The folder.
@@ -24,26 +32,52 @@ def fetch(benchmark: Benchmark, to: Path | None = None, source: str | None = Non
     Raises:
         ValueError: the benchmark has no published address, a download fails, or a file is not the published one.
     """
-    source = (source or benchmark.source).rstrip("/")
-    if not source:
-        raise ValueError(f"{benchmark.name} has no address to fetch it from: see docs/benchmarks.md")
     folder = to or CACHE / benchmark.name
-    for name, expected in benchmark.files.items():
+    for name, address, expected in _published(benchmark, source):
         path = folder / name
-        if path.is_file() and _sha256(path.read_bytes()) == expected:
+        if path.is_file() and _digest(path.read_bytes(), expected) == expected:
             continue
-        address = f"{source}/{name}"
-        try:
-            with urllib.request.urlopen(address, timeout=60) as response:
-                content = response.read()
-        except (urllib.error.URLError, TimeoutError, ValueError) as error:
-            raise ValueError(f"{address}: {getattr(error, 'reason', error)}") from error
-        if (found := _sha256(content)) != expected:
-            raise ValueError(f"{address}: SHA-256 is {found}, expected {expected}: nothing of it was kept")
+        content = _download(address)
+        if (found := _digest(content, expected)) != expected:
+            kind = "SHA-256" if len(expected) == 64 else "git's SHA-1"
+            raise ValueError(f"{address}: {kind} is {found}, expected {expected}: nothing of it was kept")
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     return folder
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _published(benchmark: Benchmark, source: str | None) -> Iterator[tuple[str, str, str]]:
+    """Name, address and digest of each file."""
+    if benchmark.dataset:
+        server = (source or HUB).rstrip("/")
+        listing = f"{server}/api/datasets/{benchmark.dataset}/tree/main?recursive=1"
+        try:
+            rows = [row for row in json.loads(_download(listing)) if row["type"] == "file"]
+            row = next((row for row in rows if PurePosixPath(row["path"]).name == benchmark.annotations), None)
+            if row is None:
+                raise ValueError(f"{listing}: there is no {benchmark.annotations} in this data set")
+            path, digest = row["path"], row["lfs"]["oid"] if row.get("lfs") else row["oid"]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{listing}: no list of files") from error
+        yield benchmark.annotations, f"{server}/datasets/{benchmark.dataset}/resolve/main/{path}", digest
+    elif source or benchmark.source:
+        for name, digest in benchmark.files.items():
+            yield name, f"{(source or benchmark.source).rstrip('/')}/{name}", digest
+    else:
+        raise ValueError(f"{benchmark.name} has no address to fetch it from: see docs/benchmarks.md")
+
+
+def _download(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as response:
+            return response.read()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"{address}: {reason}: try again, or another server with --from") from error
+
+
+def _digest(content: bytes, like: str) -> str:
+    """A file's digest of the same kind as another: SHA-256, or the SHA-1 that git names a file by."""
+    if len(like) == 64:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -6,7 +6,9 @@ and repeats nothing of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from gar.bench.statistics import letter_prior
 from gar.bench.task import Benchmark, Item, Score, balance
 
 SMALL, LARGE = 0.01, 0.1  # of the picture, the smallest region
+OVERLAP = "regions overlap"
 PUBLISHED_PROMPTS = 5  # of the published checkpoints
 
 
@@ -33,8 +36,9 @@ def kinds(item: Item) -> dict[str, str]:
 
 
 def splits(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
-    """The benchmark's first figure over the items of each kind."""
-    places = [kinds(item) for item in items]
+    """The benchmark's first figure over the items of each kind, and of each flag of the overlay."""
+    flags = _published_flags(benchmark, items)
+    places = [kinds(item) | flags.get(item.id, {}) for item in items]
     found: dict[str, dict[str, Any]] = {}
     for split in dict.fromkeys(name for place in places for name in place):
         for kind in sorted({place[split] for place in places if split in place}):
@@ -42,6 +46,17 @@ def splits(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score])
             figures = benchmark.summary([items[k] for k in chosen], [scores[k] for k in chosen])
             found.setdefault(split, {})[kind] = next(iter(figures.values())).json()
     return found
+
+
+def _published_flags(benchmark: Benchmark, items: Sequence[Item]) -> dict[str, dict[str, str]]:
+    """By item, whether it has each flag of the overlay; nothing where these are not the items that it is about."""
+    known = json.loads((files("gar") / "assets" / "gar_bench_vqa.json").read_text(encoding="utf-8"))["items"]
+    if benchmark.name != "gar-bench-vqa" or not all(
+        item.id in known and known[item.id]["regions"] == len(item.masks) for item in items
+    ):
+        return {}
+    names = sorted({flag for flags in known.values() for flag in flags["flags"]} - {OVERLAP})  # which `kinds` tells
+    return {item.id: {name: "yes" if name in known[item.id]["flags"] else "no" for name in names} for item in items}
 
 
 def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, Any]]:
@@ -57,7 +72,7 @@ def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, A
         flags = {
             "the type's most frequent letter is right": item.truth == prior[item.type][0],
             "more regions than published checkpoints mark": len(item.masks) > PUBLISHED_PROMPTS,
-            "regions overlap": place["overlap"] == "yes",
+            OVERLAP: place["overlap"] == "yes",
             "picture of DLC-Bench": item.picture.rpartition("/")[2] in elsewhere,
         }
         named = [name for name, is_so in flags.items() if is_so]

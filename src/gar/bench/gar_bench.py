@@ -13,9 +13,18 @@ from typing import Any
 
 from gar.bench.judges import Question
 from gar.bench.statistics import Estimate, letter_prior, proportion
-from gar.bench.task import NO_REPLY, OTHER_ANSWER, PUBLISHED, UNCLEAR, Benchmark, Item, Score, read_json
+from gar.bench.task import (
+    NO_REPLY,
+    OTHER_ANSWER,
+    PUBLISHED,
+    UNCLEAR,
+    Benchmark,
+    Item,
+    Score,
+    picture_for_judge,
+    read_json,
+)
 from gar.bench.views import focal_crop
-from gar.regions import load_image
 
 
 class Choices(Benchmark):
@@ -105,10 +114,10 @@ class _Caption(_GARBench):
         return found
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
-        text = Template(wording).safe_substitute(item.truth, question=item.question, answer=answer)
+        text = Template(wording).substitute(item.truth, question=item.question, answer=answer)
         if folder is None:
             return [Question(text)]
-        picture = load_image(folder / item.image)
+        picture = picture_for_judge(item, folder)
         shown = [picture]
         for region in item.regions():
             shown += focal_crop(picture, region.locate(*picture.size))

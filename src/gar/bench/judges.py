@@ -17,19 +17,21 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import track
 
+T = TypeVar("T")
+R = TypeVar("R")
 SAMPLING = {"temperature": 0, "max_tokens": 1024}
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 MEANT_FOR_ALL = (401, 403, 404)  # not this question is refused, but every one: key, rights, address or model
@@ -40,12 +42,14 @@ PASSING = (408, 409, 425, 429)
 class Reply:
     """What a judge says: `text`, or the `error` that kept it from saying anything; the other one is None.
 
+    passing: the error is one that may pass, so the question is worth asking again later.
     cached: it was said in an earlier run, or to the same question before.
     tokens: of question and reply together, as the endpoint counts them; 0 where it does not.
     """
 
     text: str | None
     error: str | None = None
+    passing: bool = False
     cached: bool = False
     tokens: int = 0
 
@@ -76,6 +80,10 @@ class Stopped(ValueError):
     """
 
 
+class NoReply(ValueError):
+    """A question had no reply this time, and may have one later."""
+
+
 def ask_all(judge: Judge, questions: Iterable[Question], threads: int = 8) -> Iterator[tuple[int, Reply]]:
     """Ask many questions, `threads` at a time, with a progress bar on a terminal.
 
@@ -89,18 +97,19 @@ def ask_all(judge: Judge, questions: Iterable[Question], threads: int = 8) -> It
         Stopped: once everything that was still being answered is answered and yielded.
     """
     total = len(questions) if isinstance(questions, Sized) else None
-    replies, console = _replies(judge, questions, threads), Console(stderr=True)
+    replies, console = side_by_side(lambda question: judge.ask(*question), questions, threads), Console(stderr=True)
     yield from track(replies, f"asking {judge.name}", total, console=console, disable=not sys.stderr.isatty())
 
 
-def _replies(judge: Judge, questions: Iterable[Question], threads: int) -> Iterator[tuple[int, Reply]]:
-    waiting = enumerate(questions)
-    asked: dict[Future[Reply], int] = {}
+def side_by_side(ask: Callable[[T], R], things: Iterable[T], threads: int = 8) -> Iterator[tuple[int, R]]:
+    """What `ask` gives for each thing, `threads` at a time. See `ask_all`."""
+    waiting = enumerate(things)
+    asked: dict[Future[R], int] = {}
     stopped: BaseException | None = None
     with ThreadPoolExecutor(threads) as pool:
         while True:
-            for index, question in islice(waiting, 0 if stopped else threads - len(asked)):
-                asked[pool.submit(judge.ask, *question)] = index
+            for index, thing in islice(waiting, 0 if stopped else threads - len(asked)):
+                asked[pool.submit(ask, thing)] = index
             if not asked:
                 break
             for future in wait(asked, return_when=FIRST_COMPLETED).done:
@@ -236,7 +245,7 @@ class Endpoint:
                 self._pause(attempt, asked_wait_s)
         if not self._reached:  # a wrong address, which would keep every question waiting as long
             raise Stopped(f"{self.name}: no connection in {self._tries} tries")
-        return Reply(None, f"no reply in {self._tries} tries, the last: {failure}")
+        return Reply(None, f"no reply in {self._tries} tries, the last: {failure}", passing=True)
 
     def _take_turn(self) -> None:
         with self._lock:

@@ -14,9 +14,8 @@ from typing import Any
 from gar.bench.ferret import published_means, rate, ratings_summary
 from gar.bench.judges import Question
 from gar.bench.statistics import Estimate
-from gar.bench.task import PUBLISHED, Benchmark, Item, Score, read_json, together
+from gar.bench.task import PUBLISHED, Benchmark, Item, Score, picture_for_judge, read_json, together
 from gar.bench.views import numbered
-from gar.regions import load_image
 
 PER_SET = 10  # questions, one a picture
 GROUPS = {"ocr": ("ocr_doc", "ocr_spotting"), "screenshot": ("android", "web")}
@@ -74,10 +73,10 @@ First line: the two ratings, that of answer 1 first, with one space between them
         domain |= {"multipanel": "made of several panels"}
         texts = {"domain": domain.get(item.type, "a page or sign with text"), "question": item.truth["question"]}
         reference = together(item.truth["captions"])
-        text = Template(wording).safe_substitute(texts, reference=reference, answer=answer)
+        text = Template(wording).substitute(texts, reference=reference, answer=answer)
         if folder is None:
             return [Question(text)]
-        picture = load_image(folder / item.image)
+        picture = picture_for_judge(item, folder)
         regions = [region.locate(*picture.size) for region in item.regions()]
         return [Question(text, (numbered(picture.point(lambda level: level * 0.8), regions, first=1),))]
 
@@ -108,6 +107,9 @@ First line: the two ratings, that of answer 1 first, with one space between them
             if set(kinds) <= set(figures):
                 figures[name] = round(sum(figures[kind] for kind in kinds) / len(kinds), 1)
         return figures
+
+    def highest(self, figure: str) -> float | None:
+        return None
 
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         right, questions = published_pairing(items)

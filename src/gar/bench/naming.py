@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gar.bench.statistics import Estimate
-from gar.bench.task import Benchmark, Item, Score, average, read_json
+from gar.bench.task import OSPREY, Benchmark, Item, Score, average, read_json
 from gar.data.published import segmentation_rle
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -23,6 +23,7 @@ class Naming(Benchmark):
     """A list of pictures with their objects, as Osprey's evaluation publishes it for both data sets."""
 
     judged = False
+    dataset = OSPREY
     question = "What is <Prompt0>? Answer with its name, one word or phrase."
 
     def items(self, path: Path) -> list[Item]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gar.bench.captions import cider, meteor, words
 from gar.bench.statistics import Estimate
-from gar.bench.task import Benchmark, Item, Score, average, read_json
+from gar.bench.task import OSPREY, Benchmark, Item, Score, average, read_json
 from gar.data.published import segmentation_rle
 
 
@@ -18,6 +18,7 @@ class RefCOCOg(Benchmark):
     title = "RefCOCOg, short captions of regions"
     annotations = "finetune_refcocog_val_with_mask.json"
     judged = False
+    dataset = OSPREY
     question = "Give a short description of <Prompt0>."
 
     def items(self, path: Path) -> list[Item]:
@@ -65,6 +66,9 @@ class RefCOCOg(Benchmark):
             "cider": average(items, [score.value for score in scores]),
             "meteor": average(items, [score.parts.get("meteor") for score in scores]),
         }
+
+    def highest(self, figure: str) -> float | None:
+        return 1 if figure == "meteor" else None
 
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         if any("meteor" in score.parts for score in scores):

@@ -17,23 +17,25 @@ from PIL.Image import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gar.bench.catalog import benchmark
 from gar.bench.flags import splits
 from gar.bench.judges import Judge
-from gar.bench.statistics import mcnemar, mean
+from gar.bench.statistics import mcnemar, mean, proportion
 from gar.bench.task import (
     Benchmark,
+    asked_how,
     average,
     evaluate,
     in_every_order,
     load,
-    order_of,
     ordered,
     read_answers,
     read_json,
+    refuse_judge,
     result,
     run,
 )
-from gar.bench.views import FEATURE_VIEWS
+from gar.bench.views import FEATURE_VIEWS, HIDING
 from gar.data.sample import replacing
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def scored(
         ValueError: a file is missing, or is not of this benchmark; nothing can be said without a judge.
     """
     everything, folder = load(benchmark, data, predictions)
-    order = order_of(predictions)
+    order, unchanged = asked_how(predictions)
     # Ordered first: what balances the letters depends on all items.
     items, asked = (
         [item for item in some if max_regions is None or len(item.masks) <= max_regions]
@@ -80,6 +82,10 @@ def scored(
         there = [None if score.value is None else score.parts["orders"] for score in scores]
         found["scores"]["mean over orders"] = average(asked, there).json()
         found["notes"].append("right means: right in every rotated order of the choices")
+    found["order"] = order
+    if unchanged:
+        found["unchanged"] = unchanged
+        found["notes"].append(f"the view changed nothing on {unchanged} items")
     if len(items) < len(everything):
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
     if judge is not None:
@@ -141,10 +147,11 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     right.
 
     Raises:
-        ValueError: two benchmarks, or no item in common.
+        ValueError: two benchmarks, or orders of choices; no item in common.
     """
     if first["benchmark"] != second["benchmark"]:
         raise ValueError(f"runs of {first['benchmark']} and of {second['benchmark']}: compare two of one benchmark")
+    _refuse_orders([first, second])
     others = {row["id"]: row for row in second["items"] if row["value"] is not None}
     pairs = [(row, others[row["id"]]) for row in first["items"] if row["value"] is not None and row["id"] in others]
     if not pairs:
@@ -152,6 +159,16 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     types = sorted({row["type"] for row, _ in pairs} - {""})
     groups = {"all": pairs, **{kind: [pair for pair in pairs if pair[0]["type"] == kind] for kind in types}}
     return {"benchmark": first["benchmark"], "runs": {name: _difference(some) for name, some in groups.items()}}
+
+
+def _refuse_orders(runs: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where runs of one benchmark were asked in several orders: a letter means another choice then."""
+    orders: dict[str, str] = {}
+    for one in runs:
+        order = one.get("order", "as-is")
+        if orders.setdefault(one["benchmark"], order) != order:
+            both = f"{orders[one['benchmark']]} and {order}"
+            raise ValueError(f"runs of {one['benchmark']} with choices {both}: put together those of one --order")
 
 
 def _difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
@@ -173,38 +190,75 @@ def by_view(
     data: Path | None,
     load_predictor: Callable[[], Predictor | Rival],
     judge: Judge | None = None,
+    **how: Any,
 ) -> dict[str, Any]:
     """Run a benchmark under each view, score it, and compare it with the first view. A judge sees the true picture.
+    `how` goes to `gar.bench.task.run`.
 
-    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's value by view. A view
-    under which the model can be asked nothing has only its "left_out", by reason.
+    Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's type and values by
+    view, and where the outside was hidden and answers are right or wrong whether it "needs_context". Of that, the
+    result and the first view's JSON have the share by type. A view under which the model can be asked nothing has only
+    its "left_out", by reason; others also have "unchanged", the number of items on which the view changed nothing.
 
     Raises:
-        ValueError: the benchmark needs a judge, and none is given.
+        ValueError: the benchmark needs a judge, and none is given; or it takes none.
     """
-    if benchmark.judged and judge is None:
+    if judge is not None:
+        refuse_judge(benchmark)
+    elif benchmark.judged:
         raise ValueError(f"{benchmark.name} needs a judge: give --judge URL --judge-model ID")
     from gar.bench.rivals import Rival
 
     items, folder = load(benchmark, data)
     out.mkdir(parents=True, exist_ok=True)
     predictor = load_predictor()
-    if isinstance(predictor, Rival):
-        views = [view for view in views if view not in FEATURE_VIEWS]
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
     runs: dict[str, dict[str, Any]] = {}
     for view in views:
-        left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view)
+        if view in FEATURE_VIEWS and isinstance(predictor, Rival):
+            found["views"][view] = {"left_out": {"an endpoint gives no features to change": len(items)}}
+            continue
+        left_out = run(benchmark, items, folder, predictor, out / f"{view}.jsonl", view=view, **how)
         found["views"][view] = {"left_out": left_out}
-        if runs and left_out.total() == len(items):
+        if runs and not any("answer" in row for row in read_json(out / f"{view}.jsonl")):
             continue
         runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data, judge=judge)
         write_json(runs[view], out / f"{view}.json")
+        found["views"][view]["unchanged"] = runs[view].get("unchanged", 0)
         found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
-    rows = zip(*(one["items"] for one in runs.values()), strict=True)
-    by_item = {row[0]["id"]: dict(zip(runs, (one["value"] for one in row), strict=True)) for row in rows}
-    write_json(by_item, out / "items.json")
+    rows = {row["id"]: {"type": row["type"], "values": {}} for row in runs[views[0]]["items"]}
+    for view, one in runs.items():
+        for row in one["items"]:
+            rows[row["id"]]["values"][view] = row["value"]
+    if needed := _mark_needing_context(rows):
+        plain = runs[views[0]]
+        for row in plain["items"]:
+            row["needs_context"] = rows[row["id"]]["needs_context"]
+        found["needs_context"] = plain["needs_context"] = needed
+        write_json(plain, out / f"{views[0]}.json")
+    write_json(rows, out / "items.json")
     return found
+
+
+def _mark_needing_context(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Mark the items that are right as they are, and wrong under every view that hides what is outside the regions.
+
+    Returns:
+        Their share of the scored items, of all and by type; nothing where no view hides it, or values are no right and
+        wrong.
+    """
+    known = [row for row in rows.values() if row["values"]["as-is"] is not None]
+    hiding = [view for view in HIDING if any(view in row["values"] for row in known)]
+    if not hiding or not {value for row in known for value in row["values"].values()} <= {0, 1, None}:
+        return {}
+    for row in rows.values():
+        values = row["values"]
+        row["needs_context"] = values["as-is"] == 1 and all(values[view] == 0 for view in hiding)
+    types = sorted({row["type"] for row in known} - {""})
+    groups = {"all": known, **{kind: [row for row in known if row["type"] == kind] for kind in types}}
+    return {
+        name: proportion(sum(row["needs_context"] for row in some), len(some)).json() for name, some in groups.items()
+    }
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -214,10 +268,16 @@ def table(found: dict[str, Any]) -> Table:
     for name, row in found["scores"].items():
         published, guess = found["as_published"].get(name), found["guess"].get(name)
         shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}", guess and _number(guess))
-    for split, kinds in {"no judge": found.get("without_judge", {}), **found.get("splits", {})}.items():
+    for split, kinds in further(found).items():
         for kind, row in kinds.items():
             shown.add_row(f"{split}: {kind}", *_cells(row))
     return shown
+
+
+def further(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A scored run's figures beside its scores: without a judge, of splits, of a context run."""
+    more = {"no judge": found.get("without_judge", {}), "needs context": found.get("needs_context", {})}
+    return more | found.get("splits", {})
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -260,7 +320,7 @@ def agreement_tables(found: dict[str, Any]) -> list[Table]:
 
 def views_table(found: dict[str, Any]) -> Table:
     """`by_view` for people: under each view the share of answers that are the first view's, and each type's score, with
-    a star where it differs from the first (p < .05)."""
+    a star where it differs from the first (p < .05); last, the share of items that need context."""
     first = next(iter(found["views"].values()))["runs"]
     shown = _narrow("", "same", *(kind.replace("/", "/ ") for kind in first))
     shown.title = f"{found['benchmark']}, {found['model']}, {first['all']['difference']['n']} items"
@@ -276,6 +336,8 @@ def views_table(found: dict[str, Any]) -> Table:
             star = "*" if row and row.get("mcnemar_p", 1) < 0.05 else ""
             cells.append(_short(row["second"], 2) + star if row else "")
         shown.add_row(name, *cells)
+    if needed := found.get("needs_context"):
+        shown.add_row("needs context", "", *(_short(needed[kind]["value"], 2) for kind in first))
     return shown
 
 
@@ -298,18 +360,35 @@ def _short(x: float | None, places: int = 3) -> str:
 
 
 def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
-    """One HTML page about scored runs, with every picture in it that is still where it was."""
+    """One HTML page about scored runs, with every picture in it that is still where it was.
+
+    Raises:
+        ValueError: runs of one benchmark differ in the order of choices.
+    """
     from jinja2 import Environment
 
+    _refuse_orders(runs)
     shown: dict[tuple[str, str], dict[str, Any]] = {}
     for number, one in enumerate(runs):
         for row in one["items"]:
             entry = shown.setdefault((one["benchmark"], row["id"]), {"item": row, "answers": {}, "data": one["data"]})
             entry["answers"][number] = row
     pictures = {key: _thumbnail(Path(entry["data"]), entry["item"]) for key, entry in shown.items()}
+    named = {one["benchmark"]: benchmark(one["benchmark"]) for one in runs}
+
+    def full(name: str, figure: str) -> float:
+        """Where a figure's bar ends: at its bound, or else at the highest end of an interval on the page."""
+        rows = [one["scores"][figure] for one in runs if one["benchmark"] == name and figure in one["scores"]]
+        ends = [end for row in rows for end in (row["value"], row["ci95"][1]) if end is not None]
+        return named[name].highest(figure) or max([*ends, 1e-9])
+
+    right_or_wrong = {
+        one["benchmark"] for one in runs if named[one["benchmark"]].highest(next(iter(one["scores"]), "")) == 1
+    }
     template = (files("gar") / "assets" / "report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template)
-    _write(page.render(runs=runs, items=shown, pictures=pictures, number=_number), out)
+    functions = {"number": _number, "further": further, "full": full}
+    _write(page.render(runs=runs, items=shown, pictures=pictures, right_or_wrong=right_or_wrong, **functions), out)
 
 
 def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:

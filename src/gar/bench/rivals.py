@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from gar.bench.judges import Judge, Question, ask_all, read_choice
+from gar.bench.judges import Judge, NoReply, Reply, read_choice
 from gar.bench.views import TOLD, focal_crop, numbered
 from gar.inputs.prompt import prompt_name
 from gar.predictor import Answer
@@ -50,14 +50,11 @@ class Rival:
         self, images: Sequence[Image.Image], regions: Sequence[Sequence[Region]], **_: Any
     ) -> list[list[Answer]]:
         """As `Predictor.describe_batch`: each region by itself."""
-        asked = []
-        for image, mine in zip(images, regions, strict=True):
-            for region in mine:
-                told, pictures = self._shown(image, [region])
-                asked.append(Question(f"{told}\nDescribe {prompt_name(0)} in detail, and nothing else.", pictures))
-        replies = dict(ask_all(self._endpoint, asked))
-        answers = iter([_answer(replies[k]) for k in range(len(asked))])
-        return [[next(answers) for _ in mine] for mine in regions]
+        asked = f"Describe {prompt_name(0)} in detail, and nothing else."
+        return [
+            [self.open(image, [region]).ask(asked) for region in mine]
+            for image, mine in zip(images, regions, strict=True)
+        ]
 
     def _shown(self, image: Image.Image, regions: Sequence[Region]) -> tuple[str, list[Image.Image]]:
         """What is said of the regions, and the pictures to go with it."""
@@ -81,7 +78,9 @@ class RivalScene:
         """As `Scene.ask`; a choice that is not clear is the reply itself.
 
         Raises:
-            ValueError: no reply.
+            NoReply: none for now.
+            ValueError: the question is refused.
+            Stopped: so would be every other one.
         """
         if choices is None:
             return _answer(self._endpoint.ask(f"{self._told}\n{question}", self._pictures))
@@ -95,7 +94,7 @@ class RivalScene:
         return Answer(texts[place], choices[place][0], answer.confidence, [], 0)
 
 
-def _answer(reply: Any) -> Answer:
+def _answer(reply: Reply) -> Answer:
     if reply.text is None:
-        raise ValueError(f"no reply: {reply.error}")
+        raise NoReply(reply.error) if reply.passing else ValueError(reply.error)
     return Answer(reply.text.strip(), None, math.nan, [], 0)

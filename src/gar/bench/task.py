@@ -7,6 +7,7 @@ benchmark, no judge's endpoint and no statistics of two runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -15,13 +16,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from gar.bench.captions import figures_beside
-from gar.bench.judges import Judge, Question, ask_all
+from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all, side_by_side
 from gar.bench.statistics import Estimate, mean
 from gar.inputs.prompt import prompt_name
 from gar.regions import Region, load_image
@@ -32,10 +35,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
+OSPREY = "sunshine-lwt/Osprey-ValData"
 DESCRIBE = "Describe {} in detail."
+SILENT = 8  # items without a reply, and none with one, after which an endpoint is asked no more
 ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
+PASSING = "no reply for now: run again to ask"
+NOT_SHOWN = "picture or regions are refused"
+NO_PICTURE = "the picture is missing"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
 
@@ -50,6 +58,8 @@ class Item:
     choices: the options with their letters ("A. red").
     picture: what the file shows: items of one picture may have files of their own. Intervals resample pictures.
     truth: what an answer is measured by, in the benchmark's own form.
+    frame: of a video, where `picture` names that.
+    unasked: why no model can be asked this, where so; answers to it can be scored.
     """
 
     id: str
@@ -60,10 +70,16 @@ class Item:
     type: str = ""
     picture: str = ""
     truth: Any = None
+    frame: str = ""
+    unasked: str = ""
 
     def regions(self) -> list[Region]:
         """The regions as prompts. Raises ValueError where one is malformed."""
         return [Region.box(*mask["box"]) if "box" in mask else Region.rle(mask) for mask in self.masks]
+
+    def why_not(self, folder: Path) -> str:
+        """Why a model cannot be asked this, with the pictures of a folder; empty where it can."""
+        return self.unasked or ("" if self.image and (folder / self.image).is_file() else NO_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -97,12 +113,16 @@ class Benchmark:
     """A judge's verdicts are ratings, of which neighbours are nearly the same."""
     wording = ""
     """The judge's question with `$fields` (`string.Template`), in our own words; its first line is its version."""
+    answer_field = "answer"
+    """The field of the wording that stands for what is judged."""
     self_contained = False
     """A published predictions file repeats the annotations."""
     source = ""
     """The address before the names of `files`."""
     files: dict[str, str] = {}
     """The published files that `gar bench fetch` downloads, with their SHA-256."""
+    dataset = ""
+    """Or the data set of the hub that holds the annotations, at any depth."""
 
     def items(self, path: Path) -> list[Item]:
         """All items, from the file of annotations and those beside it."""
@@ -117,7 +137,11 @@ class Benchmark:
         raise NotImplementedError
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
-        """What a judge has to be asked about an answer. Without a folder, no pictures."""
+        """What a judge has to be asked about an answer. Without a folder, no pictures.
+
+        Raises:
+            MissingPicture: it is to be shown one that is not there.
+        """
         return []
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
@@ -147,9 +171,24 @@ class Benchmark:
         """By figure, what one who sees neither picture nor question would get on the scored items."""
         return {}
 
+    def highest(self, figure: str) -> float | None:
+        """The best value that there can be; None where no bound is known. For plots."""
+        return 1
+
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         """What a reader of the figures has to know."""
         return []
+
+
+class MissingPicture(ValueError):
+    """A judge is to be shown a picture that is not there."""
+
+
+def picture_for_judge(item: Item, folder: Path) -> Image.Image:
+    """The picture of an item. Raises MissingPicture."""
+    if not item.image or not (folder / item.image).is_file():
+        raise MissingPicture(f"{NO_PICTURE}: give its folder with --data, or --text-only to judge by the words alone")
+    return load_image(folder / item.image)
 
 
 def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
@@ -235,9 +274,12 @@ def _run_facts(rows: Any) -> dict[str, Any] | None:
     return first["run"] if isinstance(first, dict) and "run" in first else None
 
 
-def order_of(path: Path) -> str:
-    """The order of choices that a file of `run` was made with; published files have that of the annotations."""
-    return (_run_facts(read_json(path)) or {}).get("order", ORDERS[0])
+def asked_how(path: Path) -> tuple[str, int]:
+    """Of a file of `run`: the order of choices, and on how many items the view changed nothing. Published files have
+    the order of the annotations."""
+    rows = read_json(path)
+    facts = _run_facts(rows)
+    return (ORDERS[0], 0) if facts is None else (facts.get("order", ORDERS[0]), sum("unchanged" in row for row in rows))
 
 
 def _missing(error: Exception) -> str:
@@ -264,9 +306,13 @@ def evaluate(
         repeat: asked with another number, the judge answers anew; see `gar.bench.judges.Question`.
 
     Raises:
-        ValueError: the benchmark needs a judge or verdicts, having no references either; the verdicts are not of this
-            benchmark.
+        ValueError: the benchmark needs a judge or verdicts, having no references either, or takes none; the wording has
+            other fields; the verdicts are not of this benchmark.
     """
+    if judge is not None:
+        refuse_judge(benchmark)
+    if wording is not None:
+        _check_wording(benchmark, wording)
     replies: dict[str, list[str | None] | str] = {}
     errors: dict[str, str] = {}
     published = False
@@ -301,6 +347,24 @@ def evaluate(
     return benchmark.finish(items, [score(item) for item in items])
 
 
+def refuse_judge(benchmark: Benchmark) -> None:
+    """Raise ValueError where a benchmark would not ask a judge that is given."""
+    if not benchmark.judged:
+        raise ValueError(f"{benchmark.name} is scored without a judge: leave --judge away")
+
+
+def _check_wording(benchmark: Benchmark, wording: str) -> None:
+    """Refuse a wording that would send a judge a field's name for its content, or no answer."""
+    template = Template(wording)
+    if not template.is_valid():
+        raise ValueError("the wording has a $ that begins no field: write $$ for a dollar sign")
+    fields, known = ({*some.get_identifiers()} for some in (template, Template(benchmark.wording)))
+    if wrong := sorted(fields - known):
+        raise ValueError(f"the wording has ${wrong[0]}, expected some of {', '.join(f'${x}' for x in sorted(known))}")
+    if benchmark.answer_field not in fields:
+        raise ValueError(f"the wording has no ${benchmark.answer_field}: the judge would not see what it judges")
+
+
 def _ask(
     benchmark: Benchmark,
     items: Sequence[Item],
@@ -312,16 +376,21 @@ def _ask(
 ) -> tuple[dict[str, list[str | None] | str], dict[str, str]]:
     """A judge's replies by item, and the errors of those questions that it did not answer."""
     asked: list[str] = []
+    replies: dict[str, list[str | None] | str] = {}
 
     def questions() -> Iterator[Question]:
         for item in items:
             if item.id in answers:
-                for question in benchmark.questions(item, answers[item.id], wording, folder):
+                try:
+                    mine = benchmark.questions(item, answers[item.id], wording, folder)
+                except MissingPicture as error:
+                    replies[item.id] = str(error)
+                    continue
+                for question in mine:
                     asked.append(item.id)
                     yield question._replace(repeat=repeat)
 
     found = dict(ask_all(judge, questions()))
-    replies: dict[str, list[str | None] | str] = {}
     errors: dict[str, str] = {}
     for index, name in enumerate(asked):
         mine = replies.setdefault(name, [])
@@ -437,11 +506,12 @@ def run(
     """Ask a model everything, and write a line for each item. A file that is there already is gone on with.
 
     Descriptions are generated `batch_size` regions at once. Questions about the same regions of the same picture share
-    one encoding of it. The first line says what was run; the file of a stopped run ends as that of one that never
-    stopped.
+    one encoding of it, and are answered one by one; an endpoint is asked several at once. The first line says what was
+    run; the file of a stopped run ends as that of one that never stopped.
 
     Args:
-        out: JSON Lines {"id", "answer", "text", "confidence"}; an item that was left out has {"id", "skipped"}.
+        out: JSON Lines {"id", "answer", "text", "confidence"}, and "unchanged" where the view changed nothing; an item
+            that was left out has {"id", "skipped"}.
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
             first ones are marked, the others stay names in the text that mean nothing. Those that a view adds beyond
@@ -449,10 +519,12 @@ def run(
         order: of the choices, see `ordered`.
 
     Returns:
-        How many items were left out, by reason.
+        How many items were left out, by reason (what comes before a colon). Those that an endpoint gave no reply to
+        have no line, and are asked again by the next run.
 
     Raises:
         ValueError: no picture is there; the file is of another run.
+        Stopped: the endpoint answers nothing more; the next run goes on.
     """
     from gar.bench.rivals import Rival
     from gar.bench.views import FEATURE_VIEWS, TOLD, VIEWS
@@ -469,25 +541,63 @@ def run(
     show = view
     if isinstance(predictor, Rival) and view in TOLD:
         predictor, show = predictor.marking(view), "as-is"
-    there = [item for item in items if item.image and (folder / item.image).is_file()]
-    if not there:
+    left_out = Counter(filter(None, (item.why_not(folder) for item in items)))
+    if left_out.total() == len(items):
         raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
     # In an order that does not depend on which pictures are there.
-    asked = [item for item in ordered(items, order) if item.image and (folder / item.image).is_file()]
+    asked = [item for item in ordered(items, order) if not item.why_not(folder)]
     facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
-    facts |= {"order": order, "items": len(there), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    facts |= {"order": order, "items": _digest(asked), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     done = _resume(out, {"run": facts})
-    left_out = Counter({"the picture is missing": len(items) - len(there)})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
+
+    def lines(group: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        return _answer(predictor, group, done, folder, show, most, many_regions, max_new_tokens)
+
+    def replies(group: list[Item]) -> list[tuple[Item, dict[str, Any] | NoReply]]:
+        try:
+            return list(lines(group))
+        except NoReply as error:
+            return [(item, error) for item in group]
+
+    groups: Iterable[list[Item]] = progress(_groups(asked, batch_size), "asking")
+    if isinstance(predictor, Rival):  # which saves nothing by a group, and may leave one of it without a reply
+        alone = ([item] for group in groups for item in group)
+        found = chain.from_iterable(_in_order(side_by_side(replies, alone)))
+    else:
+        found = chain.from_iterable(map(lines, groups))
+    answered = 0
     with out.open("a", encoding="utf-8") as file:
-        for group in progress(_groups(asked, batch_size), "asking"):
-            for item, line in _answer(predictor, group, done, folder, show, most, many_regions, max_new_tokens):
-                file.write(json.dumps({"id": item.id, **line}) + "\n")
-                file.flush()
+        for item, line in found:
+            if isinstance(line, NoReply):
+                left_out[PASSING] += 1
+                if left_out[PASSING] == SILENT and not answered:
+                    raise Stopped(f"{predictor.name}: no reply to {SILENT} items, the last: {line}; run again to go on")
+                continue
+            answered += "answer" in line
+            file.write(json.dumps({"id": item.id, **line}) + "\n")
+            file.flush()
     for row in read_json(out)[1:]:
         if "skipped" in row:
-            left_out[row["skipped"]] += 1
-    return +left_out
+            left_out[row["skipped"].partition(":")[0]] += 1
+    return left_out
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """Tells other items apart, and the same in another order of choices."""
+    shown = [(item.id, item.image, item.masks, item.question, item.choices) for item in items]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+
+def _in_order(results: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """Numbered results in the order of their numbers, so that a file does not depend on who was faster."""
+    early: dict[int, T] = {}
+    following = 0
+    for number, found in results:
+        early[number] = found
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def _answer(
@@ -501,28 +611,48 @@ def _answer(
     max_new_tokens: int,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The lines of those items of a group that have none yet."""
-    from gar.bench.views import AMONG_OTHERS, TOLD, VIEWS
+    from gar.bench.views import AMONG_OTHERS, TOLD
 
     todo = [item for item in group if item.id not in done]
     if not todo:
         return
     described = group[0].question is None
     if described and view not in (*AMONG_OTHERS, *TOLD):
-        pictures: dict[str, Image.Image] = {}
-        shown = []
-        for item in group:  # the whole group again: what shares a batch may differ in the last bits
-            if item.image not in pictures:
-                pictures[item.image] = load_image(folder / item.image)
-            shown.append(VIEWS[view](pictures[item.image], item.regions()))
+        # The whole group again: what shares a batch may differ in the last bits.
+        for item, line in zip(group, _describe(predictor, group, folder, view, max_new_tokens), strict=True):
+            if item in todo:
+                yield item, line
+        return
+    for items in [[item] for item in todo] if described else [todo]:
+        try:
+            yield from _ask_model(predictor, items, folder, view, most, many_regions, max_new_tokens)
+        except (Stopped, NoReply):
+            raise
+        except ValueError as error:
+            yield from ((item, {"skipped": f"{NOT_SHOWN}: {error}"}) for item in items)
+
+
+def _describe(
+    predictor: Predictor | Rival, items: list[Item], folder: Path, view: str, max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """The lines of items that are described in one batch; each by itself where the batch is refused."""
+    from gar.bench.views import VIEWS, unchanged
+
+    try:
+        pictures = {name: load_image(folder / name) for name in dict.fromkeys(item.image for item in items)}
+        plain = [(pictures[item.image], item.regions()) for item in items]
+        shown = [VIEWS[view](*one) for one in plain]
         answers = predictor.describe_batch(
             [picture for picture, _ in shown], [regions for _, regions in shown], max_new_tokens=max_new_tokens
         )
-        for item, mine in zip(group, answers, strict=True):
-            if item in todo:
-                yield item, _lines(mine)
-        return
-    for items in [[item] for item in todo] if described else [todo]:
-        yield from _ask_model(predictor, items, folder, view, most, many_regions, max_new_tokens)
+    except (Stopped, NoReply):
+        raise
+    except ValueError as error:
+        if len(items) == 1:
+            return [{"skipped": f"{NOT_SHOWN}: {error}"}]
+        return [_describe(predictor, [item], folder, view, max_new_tokens)[0] for item in items]
+    same = (unchanged(view, *both) for both in zip(plain, shown, strict=True))
+    return [_lines(*both) for both in zip(answers, same, strict=True)]
 
 
 def _ask_model(
@@ -535,12 +665,13 @@ def _ask_model(
     max_new_tokens: int,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The lines of items with the same picture and regions, from one encoding of these."""
-    from gar.bench.views import TOLD, VIEWS, sharing
+    from gar.bench.views import TOLD, VIEWS, sharing, unchanged
 
     picture, regions = load_image(folder / items[0].image), items[0].regions()
     if len(regions) > most and many_regions == "as-published":
         regions = regions[: int(most)]
     shown, marked = VIEWS[view](picture, regions)
+    same = unchanged(view, (picture, regions), (shown, marked))
     if len(regions) < most < len(marked):
         marked = sharing(shown, marked, int(most))
     if len(marked) > most:
@@ -556,17 +687,20 @@ def _ask_model(
                 scene.ask(told + unmarked(question, most), choices, max_new_tokens=max_new_tokens)
                 for question in questions
             ]
+        except (Stopped, NoReply):
+            raise
         except ValueError as error:
             yield item, {"skipped": str(error)}
             continue
-        yield item, _lines(answers)
+        yield item, _lines(answers, same)
 
 
-def _lines(answers: Sequence[Any]) -> dict[str, Any]:
+def _lines(answers: Sequence[Any], unchanged: bool) -> dict[str, Any]:
     """A line of the file: one answer, or descriptions of several regions. A rival tells no confidence."""
     text, confidence = together([answer.text for answer in answers]), sum(answer.confidence for answer in answers)
     certain = None if math.isnan(confidence) else round(confidence / len(answers), 6)
-    return {"answer": answers[0].choice or text, "text": text, "confidence": certain}
+    line = {"answer": answers[0].choice or text, "text": text, "confidence": certain}
+    return line | {"unchanged": True} if unchanged else line
 
 
 def together(texts: Sequence[str]) -> str:
@@ -592,21 +726,23 @@ def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
         if item.question is None:
             described.setdefault(item.image, []).append(item)
         else:
-            asked.setdefault((item.picture or item.image, json.dumps(item.masks)), []).append(item)
+            asked.setdefault((item.picture or item.image, item.frame, json.dumps(item.masks)), []).append(item)
     flat = [item for group in described.values() for item in group]
     return [flat[i : i + size] for i in range(0, len(flat), size)] + list(asked.values())
 
 
 def _resume(out: Path, header: dict[str, Any]) -> set[str]:
     """The items that a file has already. Starts the file, or cuts off a line that was being written at its end."""
-    first = json.dumps(header) + "\n"
-    if not out.exists() or b"\n" not in (content := out.read_bytes()):
-        out.write_text(first, encoding="utf-8")
+    first = (json.dumps(header) + "\n").encode()
+    content = out.read_bytes() if out.exists() else b""
+    if first.startswith(content):  # there is none, or it died while it began
+        out.write_bytes(first)
         return set()
+    if not content.startswith(first):
+        start = content.decode("utf-8", "replace").partition("\n")[0][:200]
+        raise ValueError(f"{out}: holds something else ({start}): give another file, or remove it")
     content = content[: content.rindex(b"\n") + 1]
     lines = content.decode("utf-8").splitlines()
-    if lines[0] + "\n" != first:
-        raise ValueError(f"{out}: holds another run ({lines[0][:200]}): give another file, or remove it")
     with out.open("r+b") as file:
         file.truncate(len(content))
     return {json.loads(line)["id"] for line in lines[1:]}

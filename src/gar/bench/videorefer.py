@@ -22,28 +22,31 @@ from gar.bench.task import NO_REPLY, UNCLEAR, Benchmark, Item, Score, average, r
 
 ASPECTS = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
 HIGHEST = 5
+DATASET = "DAMO-NLP-SG/VideoRefer-Bench"
+NOT_IN_FRAME = "a region that is asked about has no mask in the frame"
 
 
 class VideoReferQ(Choices):
     name = "videorefer-bench-q"
     title = "VideoRefer-Bench-Q, multiple choice about objects of a video (one frame of it)"
     annotations = "VideoRefer-Bench-Q.json"
+    dataset = DATASET
 
     def items(self, path: Path) -> list[Item]:
         found = []
         for index, row in enumerate(read_json(path)):
-            (image, masks), numbers = _frame(row), count()
+            numbers = count()
             marked = re.sub(r"(?:<object\d+>\s*)?<region>", lambda _, k=numbers: f"<Prompt{next(k)}>", row["Question"])
             found.append(
                 Item(
                     str(row.get("id", index)),
-                    image,
-                    masks,
-                    marked,
-                    tuple(f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]),
-                    row["type"],
-                    row["video"],
-                    letter_of(row["Answer"]),
+                    question=marked,
+                    choices=tuple(
+                        f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]
+                    ),
+                    type=row["type"],
+                    truth=letter_of(row["Answer"]),
+                    **_frame(row, next(numbers)),
                 )
             )
         return found
@@ -55,11 +58,21 @@ class VideoReferQ(Choices):
         return super().score(item, letter_of(answer), replies, published)
 
 
-def _frame(row: dict[str, Any]) -> tuple[str, tuple[dict[str, Any], ...]]:
-    """The frame that has the masks, and these."""
+def _frame(row: dict[str, Any], named: int) -> dict[str, Any]:
+    """The frame that has the masks, and these, as fields of an item; of regions beyond the `named` ones, those in it.
+
+    A region that is named and has no mask there cannot be left out: the names after it would mean others.
+    """
     frame = str(row["frame_idx"])
-    masks = tuple(one[frame]["segmentation"] for one in row["annotation"] if frame in one)
-    return f"{row['video'].removesuffix('.mp4')}/{int(frame):05}.jpg", masks
+    masks = [(one.get(frame) or {}).get("segmentation") for one in row["annotation"]]
+    there = tuple(mask for mask in masks if mask is not None)
+    return {
+        "image": f"{row['video'].removesuffix('.mp4')}/{int(frame):05}.jpg",
+        "masks": there,
+        "picture": row["video"],
+        "frame": frame,
+        "unasked": "" if len(there) >= max(named, 1) and None not in masks[:named] else NOT_IN_FRAME,
+    }
 
 
 def letter_of(text: str) -> str:
@@ -72,6 +85,7 @@ class VideoReferD(Benchmark):
     name = "videorefer-bench-d"
     title = "VideoRefer-Bench-D, descriptions of objects of a video (judged)"
     annotations = "VideoRefer-Bench-D.json"
+    dataset = DATASET
     rated = True
     wording = """\
 [videorefer-bench-d, wording 1]
@@ -88,7 +102,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
 
     def items(self, path: Path) -> list[Item]:
         return [
-            Item(str(row.get("id", index)), *_frame(row), picture=row["video"], truth=row["caption"])
+            Item(str(row.get("id", index)), truth=row["caption"], **_frame(row, 0))
             for index, row in enumerate(read_json(path))
         ]
 
@@ -99,7 +113,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
         return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
-        return [Question(Template(wording).safe_substitute(reference=item.truth, answer=answer))]
+        return [Question(Template(wording).substitute(reference=item.truth, answer=answer))]
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
         return {
@@ -123,6 +137,9 @@ Write one JSON object with these four names and their ratings, nothing else."""
     def summary(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Estimate]:
         aspects = {name: average(items, [score.parts.get(name) for score in scores]) for name in ASPECTS}
         return {"average": average(items, [score.value for score in scores]), **aspects}
+
+    def highest(self, figure: str) -> float | None:
+        return HIGHEST
 
 
 def _is_rating(value: Any) -> bool:

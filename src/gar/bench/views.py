@@ -1,7 +1,8 @@
 """Ways to show a picture and its regions to a model or a judge: as they are, with something hidden, moved or redrawn.
 
-A view takes an upright RGB picture and its regions, and returns both as they shall be shown. One of `FEATURE_VIEWS`
-leaves them alone, and changes the model's features of them. Knows pixels, masks and features; knows no benchmark.
+A view takes an upright RGB picture and its regions, and returns both as they shall be shown, the very same objects
+where it changes nothing. One of `FEATURE_VIEWS` leaves them alone, and changes the model's features of them. Knows
+pixels, masks and features; knows no benchmark.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ View = Callable[[Image.Image, Sequence[Region]], Shown]
 GRAY = (128, 128, 128)
 SMALLEST_CROP = 56  # pixels a side, before the surroundings are added
 SHIFT = 0.1  # of a region's width and height
-DISTRACTED = 5  # regions with distractors, as many as published checkpoints mark
+DISTRACTORS = 4  # at most, so that one region and they are as many as published checkpoints mark
 OBJECT = 0.06, 0.3  # of the picture's width and height, the sides of a distractor's box
 FURTHER = 0.05, 0.2  # of the picture's width and height, the sides of regions that nobody asks about
 
@@ -45,6 +46,8 @@ def _outside(hidden: Callable[[Image.Image], Image.Image]) -> View:
 
     def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
         seen = _inside(picture, regions)
+        if seen.all():
+            return picture, list(regions)
         return Image.composite(picture, hidden(picture), Image.fromarray(seen)), list(regions)
 
     return view
@@ -81,8 +84,12 @@ def _reshaped(change: Callable[[Located], np.ndarray]) -> View:
     """Every mask changed; one of which nothing is left stays as it was."""
 
     def view(picture: Image.Image, regions: Sequence[Region]) -> Shown:
-        masks = [(change(found), found.mask) for found in (region.locate(*picture.size) for region in regions)]
-        return picture, [Region.mask(mask if mask.any() else before) for mask, before in masks]
+        shown = []
+        for region in regions:
+            before = region.locate(*picture.size)
+            mask = change(before)
+            shown.append(Region.mask(mask) if mask.any() and (mask != before.mask).any() else region)
+        return picture, shown
 
     return view
 
@@ -167,11 +174,11 @@ def _crowded(count: int) -> View:
 
 
 def distractors(picture: Image.Image, regions: Sequence[Region]) -> Shown:
-    """Objects marked behind the given regions, five regions in all: GrabCut's masks in boxes that look like objects."""
+    """Up to four objects marked behind the given regions: GrabCut's masks in boxes that look like objects."""
     asked, segmenter = _inside(picture, regions), load_segmenter("grabcut")
     taken, shown = asked.copy(), list(regions)
     for x0, y0, x1, y1 in _likely_objects(picture, seed=int(asked.sum())):
-        if len(shown) >= DISTRACTED:
+        if len(shown) - len(regions) >= DISTRACTORS:
             break
         if taken[y0:y1, x0:x1].mean() > 0.1:
             continue
@@ -209,6 +216,14 @@ def _likely_objects(picture: Image.Image, seed: int, tries: int = 1000) -> list[
     objectness = inner / inner_area - (outer - inner) / (outer_area - inner_area)
     boxes = np.concatenate([corners, corners + sides], 1) / np.tile(size, 2) * np.tile(picture.size, 2)
     return [tuple(box) for box in boxes[np.argsort(-objectness)].astype(int).tolist()]
+
+
+def unchanged(name: str, before: Shown, after: Shown) -> bool:
+    """Whether a view that should have changed something has not."""
+    if VIEWS[name] is as_is:
+        return False
+    things, shown = ([picture, *regions] for picture, regions in (before, after))
+    return len(things) == len(shown) and all(a is b for a, b in zip(things, shown, strict=True))
 
 
 def sharing(picture: Image.Image, regions: Sequence[Region], most: int) -> list[Region]:
@@ -270,7 +285,8 @@ FEATURE_VIEWS = {"mean-feature": mean_outside}
 TOLD = {"drawn": told_numbers, "text": told_boxes}  # said before a question; no region is marked beside it
 CROWDED = tuple(name for name in VIEWS if name.endswith("-regions"))
 AMONG_OTHERS = ("distractors", *CROWDED)
-CONTEXT = ("as-is", "gray", "blur", "mean-feature", "flipped", "distractors", "unmarked", "blind")
+HIDING = ("gray", "blur", "mean-feature")  # the world outside of the regions
+CONTEXT = ("as-is", *HIDING, "flipped", "distractors", "unmarked", "blind")
 ROBUSTNESS = ("as-is", "eroded", "dilated", "shifted", "segmented", "box", "point", *TOLD, *CROWDED)
 
 
