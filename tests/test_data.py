@@ -485,6 +485,13 @@ BAD = {
     "no text": line(turns=[{"question": "What?", "answer": " "}]),
     "malformed record": "{",
 }
+NO_TEXTS = [
+    ("question", line(turns=[{"question": 1, "answer": "This."}])),
+    ("answer", line(turns=[{"question": "What?", "answer": 3}])),
+    ("answer", line(regions=[{"rle": square(), "text": 5}])),
+    ("choices", line(turns=[{"question": "What?", "answer": "This.", "choices": ["This.", 2]}])),
+    ("type", line(turns=[{"question": "What?", "answer": "This.", "type": ["a"]}])),
+]
 
 
 @pytest.fixture
@@ -511,6 +518,14 @@ def test_bad_records_are_counted_by_reason_and_the_walk_goes_on(bad: Path):
     for number, reason in enumerate(BAD, start=3):
         assert found[reason]["record"] == f"{bad}/data.jsonl row {number}"
     assert found["mask of another size"]["detail"] == "good.png: mask 0 is 40x30, the picture 48x36"
+
+
+@pytest.mark.parametrize(("field", "text"), NO_TEXTS)
+def test_a_number_in_the_place_of_a_text_is_a_reject_that_names_the_field(bad: Path, field: str, text: str):
+    (bad / "data.jsonl").write_text("\n".join([line(), text]))
+    data = open_data(bad)
+    assert len(list(data)) == 1 and data.rejects.counts() == {"malformed record": 1}
+    assert f"in the {field} of a turn: expected a text" in data.rejects.last
 
 
 def test_each_reject_is_written_once_by_whatever_process_and_run(bad: Path):

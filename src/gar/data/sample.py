@@ -103,6 +103,10 @@ class Sample:
             raise Unusable("no text", "no question with an answer")
         for turn in self.turns:
             texts = (turn.question, turn.answer, *turn.choices)
+            fields = ("question", "answer", *["choices"] * len(turn.choices), "type")
+            for name, text in zip(fields, (*texts, turn.type), strict=True):
+                if not isinstance(text, str):
+                    raise Unusable("malformed record", f"{text!r} in the {name} of a turn: expected a text")
             if not all(text.strip() for text in texts):
                 raise Unusable("no text", f"an empty question, answer or choice: {str(texts)[:80]}")
             missing = [k for text in texts for k in prompts_named(text) if k >= len(self.masks)]
