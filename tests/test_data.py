@@ -546,6 +546,18 @@ def test_a_truncated_picture_is_found_where_it_is_decoded(bad: Path):
     assert data.rejects.counts() == {"damaged picture": 1}
 
 
+def test_broken_exif_and_a_png_that_is_cut_off_are_damaged_pictures_too(bad: Path):
+    """Where a JPEG states its resolution, Pillow reads its EXIF only when asked for it."""
+    for name, kind, options in (("exif.jpg", "JPEG", {"dpi": (72, 72)}), ("exif.png", "PNG", {})):
+        Image.new("RGB", (40, 20)).save(bad / name, kind, exif=b"Exif\x00\x00nonsense at all", **options)
+    whole = encoded()
+    (bad / "cut.png").write_bytes(whole[: len(whole) // 2])
+    names = ("exif.jpg", "exif.png", "cut.png")
+    (bad / "data.jsonl").write_text("\n".join([line(), *(line(image=name, regions=[]) for name in names)]))
+    data = open_data(bad)
+    assert len(list(data)) == 1 and data.rejects.counts() == {"damaged picture": 3}
+
+
 def test_what_training_refuses_is_a_reject_too(bad: Path):
     def make(sample: Sample, rng: random.Random) -> Sample | None:
         if words(sample) == ["<|eot_id|>"]:
