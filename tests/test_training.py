@@ -250,6 +250,21 @@ def test_descriptions_are_asked_for_in_many_words_and_at_times_of_a_region_that_
     assert 3 <= negatives <= 25  # one in twenty beside each description but the first
 
 
+@pytest.mark.parametrize("question", ["Describe <Prompt0> and what is right of it.", "Describe all of it."])
+def test_a_description_that_names_another_region_or_none_is_asked_for_as_it_stands(samples, either_processor, question):
+    other = " <Prompt1>" if "<" in question else " nothing"
+    turns = [Turn(question, f"A square beside{other}", "detailed"), *samples[0].turns[1:2]]
+    for seed in range(20):
+        sample = replace(samples[0], turns=turns)
+        packed = pack(sample, either_processor, random.Random(seed), num_turns=2, max_regions=3)
+        assert packed is not None
+        numbers = dict(zip(packed.things, packed.boxes, strict=True))
+        for turn, ((start, end),) in zip(packed.turns, packed.answers, strict=True):
+            if turn.question == question:
+                said = either_processor.decode(packed.input_ids[start : end - 1]).lower()
+                assert said.replace(" ", "") == renumber(turn.answer, numbers).lower().replace(" ", "")
+
+
 def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, tmp_path):
     stage = Stage("language", steps=4, batch=2, turns=3, regions=3, warmup=2, muon_rate=0.01)
     colors = {color: processor.prompts.encode_answer(color)[0] for color in sorted(COLORS)}

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gar.data.packing import named, renumber
+from gar.data.packing import about_one, named, renumber
 from gar.data.sample import Sample, Turn, Unusable
 from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import GARProcessor, Request
@@ -128,5 +128,5 @@ def with_statement(sample: Sample, rng: random.Random) -> Sample:
 
 def _one_each(sample: Sample, kind: str) -> dict[int, str]:
     """Region -> answer, for the questions of this type that name one region."""
-    turns = [turn for turn in sample.turns if turn.type == kind and len(named(turn)) == 1]
+    turns = [turn for turn in sample.turns if about_one(turn, kind)]
     return {region: turn.answer for turn in turns for region in named(turn)}
