@@ -513,6 +513,33 @@ def test_data_without_a_usable_sample_says_the_same_from_a_data_worker(samples, 
         list(feed)
 
 
+def test_what_of_a_list_cannot_be_used_is_a_reject_and_the_run_goes_on(samples, processor, tmp_path, capsys):
+    cut = replace(samples[0], image=samples[0].image[:200])
+    mixed = [samples[1], replace(samples[2], turns=[]), cut, *samples[3:]]
+    stage = Stage("a", steps=6, batch=2, turns=3, regions=3, heads=0.0)
+    train(fresh(processor), processor, mixed, stage, tmp_path, workers=1)
+    rejects = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert sorted((r["record"], r["reason"]) for r in rejects) == [
+        ("sample 1", "nothing to train"),
+        ("sample 2", "damaged picture"),
+    ]
+    assert "rejected: 1 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_list_without_a_usable_sample_ends_with_the_reasons_and_one_that_is_usable_is_found(
+    samples, processor, workers
+):
+    def packs(good: list[Sample]) -> list[list]:
+        mixed = [*good, *(replace(sample, turns=[]) for sample in samples)]
+        stage = Stage("a", steps=3, batch=2, turns=3, regions=3)
+        return list(Feed(mixed, processor, stage, 0, None, 0, 1, 0, [], workers))
+
+    assert {p.sample.image for made in packs(samples[:1]) for p in made} == {samples[0].image}
+    with pytest.raises(ValueError, match="^not one of 6 samples can be used in stage a .*no text of it fits$"):
+        packs([])
+
+
 def test_data_in_streaming_trains_and_its_place_is_kept(samples, processor, tmp_path):
     stage = Stage("a", steps=3, batch=2, turns=2, regions=2, heads=0.0)
     train(fresh(processor), processor, data_of(samples), stage, tmp_path, workers=0, save_every=1, keep=2)

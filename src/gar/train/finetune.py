@@ -124,9 +124,6 @@ def run(
     weights = whole_weights(network, adapter=bool(stage.lora_rank))
     report = {"data": str(data), "model": model, "recipe": recipe, "before": before, "after": after}
     if rank == 0:
-        if counts := opened.rejects.counts():
-            listed = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-            print(f"gar: rejected: {listed}; see {rejects}", file=sys.stderr)
         write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     gathered(None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from gar.data.packing import Pack, Reading, collate
 from gar.data.sample import Sample, write_shard
-from gar.data.stream import Data
+from gar.data.stream import Data, Rejects
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.checkpoint import load, save
@@ -77,7 +78,8 @@ def train(
     optimizer, peaks = objective.optimizer()
     start, places = load(out, objective, optimizer)
     saved = [place for part in places for place in part]
-    feed = Feed(samples, processor, stage, seed, augment, rank, world, start, saved, workers)
+    rejects = samples.rejects if isinstance(samples, Data) else Rejects(out / "rejects.jsonl")
+    feed = Feed(samples, processor, stage, seed, augment, rank, world, start, saved, workers, rejects)
     count = len(samples) if isinstance(samples, Sequence) else None
     log = Log(out, stage.name, start, quiet=rank > 0)
     log.begin(asdict(stage) | {"seed": seed, "samples": count, "processes": world, "sharded": sharded})
@@ -107,6 +109,8 @@ def train(
             log.plot()
     objective.eval()
     log.close()
+    if rank == 0 and (rejected := rejects.summary()):
+        print(f"gar: rejected: {rejected}" + (f"; see {rejects.path}" if rejects.path else ""), file=sys.stderr)
     return objective
 
 
