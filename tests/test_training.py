@@ -272,7 +272,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
     def run(out, model, validate=None):
         torch.manual_seed(1)
         heads = RegionHeads(processor.config.text_config.hidden_size, {"color": colors})
-        options = {"heads": heads, "save_every": 2, "log_every": 1, "workers": 0, "validate": validate}
+        options = {"heads": heads, "save_every": 2, "log_every": 3, "workers": 0, "validate": validate}
         train(model, processor, samples, stage, out, **options)
         return {**model.state_dict(), **heads.state_dict()}
 
@@ -284,6 +284,14 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
         run(tmp_path / "parts", fresh(processor), validate=stop)
     resumed = run(tmp_path / "parts", fresh(processor))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    lines = [figures(tmp_path / name) for name in ("whole", "parts")]
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [3, 4]  # saved after 2: in between
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, without what differs from time to time."""
+    lines = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines if "seconds" in line]
 
 
 def test_turns_without_a_prefix_stand_in_short_rows_and_ask_only_what_summaries_can_tell(samples, processor):
@@ -390,7 +398,7 @@ def _part(rank: int, samples: list[Sample], processor: GARProcessor, stage: Stag
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     model = fresh(processor)
-    train(model, processor, samples, stage, Path(folder) / "run", workers=0, save_every=2)
+    train(model, processor, samples, stage, Path(folder) / "run", workers=0, save_every=2, log_every=3)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, f"{folder}/{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
@@ -426,6 +434,10 @@ def test_two_processes_killed_at_any_moment_end_with_the_very_weights_of_two_tha
     two_processes(_part, samples, processor, stage, str(killed))
     first, second = (load_file(folder / "0.safetensors") for folder in (whole, killed))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+    lines = [figures(folder / "run") for folder in (whole, killed)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]] == [3, 6]
+    for one, other in zip(*lines, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, processor):
@@ -545,7 +557,7 @@ def test_data_in_streaming_trains_and_its_place_is_kept(samples, processor, tmp_
     train(fresh(processor), processor, data_of(samples), stage, tmp_path, workers=0, save_every=1, keep=2)
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000002", "step-00000003"]
     about = json.loads((tmp_path / "step-00000003" / "step.json").read_text())
-    assert about["step"] == 3 and about["places"] == [[[0, 0, 6]]]
+    assert about["step"] == 3 and about["places"] == [[0, 0, 6]]
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(samples, processor, tmp_path, capsys):

@@ -76,16 +76,18 @@ def train(
     if sharded:
         objective.shard(init_device_mesh(objective.device.type, (world,)))
     optimizer, peaks = objective.optimizer()
-    start, places = load(out, objective, optimizer)
-    saved = [place for part in places for place in part]
+    start, before = load(out, objective, optimizer)
     rejects = samples.rejects if isinstance(samples, Data) else Rejects(out / "rejects.jsonl")
-    feed = Feed(samples, processor, stage, seed, augment, rank, world, start, saved, workers, rejects)
+    feed = Feed(
+        samples, processor, stage, seed, augment, rank, world, start, before.get("places", []), workers, rejects
+    )
     count = len(samples) if isinstance(samples, Sequence) else None
     log = Log(out, stage.name, start, quiet=rank > 0)
     log.begin(asdict(stage) | {"seed": seed, "samples": count, "processes": world, "sharded": sharded})
     objective.training_mode()
-    sums: Counter[str] = Counter()
-    recent: deque[float] = deque(maxlen=CALM)
+    # Of the steps since the last line of the log; what stands in a checkpoint is of all processes together.
+    sums: Counter[str] = Counter(before.get("sums") if rank == 0 else None)
+    recent: deque[float] = deque(before.get("recent", ()), maxlen=CALM)
     began = time.monotonic()
 
     for step, packs in enumerate(feed, start=start):
@@ -97,11 +99,13 @@ def train(
         optimizer.step()
         done = step + 1
         if done % log_every == 0 or done == stage.steps:
-            log(_averages(gathered(sums)) | {"step": done, "seconds": round(time.monotonic() - began, 1)})
+            log(_averages(_total(sums)) | {"step": done, "seconds": round(time.monotonic() - began, 1)})
             sums.clear()
         if done % save_every == 0 or done == stage.steps:
             mine = feed.places[rank * max(workers, 1) : (rank + 1) * max(workers, 1)]
-            save(out, done, objective, optimizer, mine, keep)
+            places = [place for part in gathered(mine) for place in part]
+            progress = {"places": places, "sums": _total(sums), "recent": [*recent]}
+            save(out, done, objective, optimizer, progress, keep)
             if validate and (rank == 0 or sharded):
                 objective.eval()
                 log({"step": done, "validation": validate(objective)})
@@ -198,11 +202,16 @@ def _check(
     )
 
 
-def _averages(parts: list[Counter[str]]) -> dict[str, float]:
-    """Figures per step, and shares, of all processes together."""
-    sums: Counter[str] = Counter()
-    for part in parts:
-        sums.update(part)
+def _total(sums: Counter[str]) -> Counter[str]:
+    """Figures of all processes together."""
+    total: Counter[str] = Counter()
+    for part in gathered(sums):
+        total.update(part)
+    return total
+
+
+def _averages(sums: Counter[str]) -> dict[str, float]:
+    """Figures per step, and shares."""
     steps = sums["steps"]
     line = {name: round(sums[name] / steps, 6) for name in ("language", "heads") if name in sums}
     for name in sums:
