@@ -609,13 +609,30 @@ def test_a_sudden_loss_is_a_spike_and_a_small_one_is_not(samples, processor, tmp
     packs: Any = Steps(samples, processor, stage, 0)[0]
     objective = Objective(fresh(processor), stage)
 
-    def check(usual: float, loss: float) -> None:
-        trainer._check(loss, 1.0, deque([usual] * 50, 50), stage, tmp_path / "stopped-0", packs, objective)
+    def check(usual: float, loss: float, scatter: float = 0.0) -> None:
+        recent = deque([usual - scatter, usual + scatter] * 25, 50)
+        trainer._check(loss, 1.0, recent, stage, tmp_path / "stopped-0", packs, objective)
 
     check(0.001, 0.4)
     check(1.0, 5.0)
     with pytest.raises(ValueError, match="5 times that of the steps before"):
         check(1.0, 5.6)
+    check(1.0, 8.0, scatter=0.8)
+    with pytest.raises(ValueError, match="9 times that of the steps before"):
+        check(1.0, 10.0, scatter=0.8)
+
+
+def test_a_loss_that_falls_and_is_noisy_has_no_spike_and_one_that_goes_back_to_chance_has(samples, processor, tmp_path):
+    """As nano's: from 4 to .2; the noise is that of the sum of ranking losses of few questions."""
+    noise, stage = np.random.default_rng(0), Stage("a", steps=1, batch=1, turns=1, regions=1)
+    packs: Any = Steps(samples, processor, stage, 0)[0]
+    rest = (stage, tmp_path / "stopped", packs, Objective(fresh(processor), stage))
+    recent: deque[float] = deque(maxlen=50)
+    for step in range(5000):
+        loss = (0.2 + 3.8 * np.exp(-step / 100)) * noise.lognormal(0, 0.3)
+        trainer._check(loss, 1.0, recent, *rest)
+    with pytest.raises(ValueError, match="times that of the steps before"):
+        trainer._check(4.0, 1.0, recent, *rest)
 
 
 def test_a_run_that_goes_on_drops_the_lines_after_its_checkpoint(tmp_path):

@@ -33,7 +33,7 @@ class Stage:
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     balance: how far a long answer is kept from outweighing a short one, see `answer_loss`.
-    spike: a loss so many times that of the steps before stops the run; 0 never.
+    spike: a loss so many times that of the steps before, and far outside of how they scatter, stops the run; 0 never.
     max_tiles: most tiles of a picture; 0 leaves it to the checkpoint.
     """
 
@@ -64,7 +64,7 @@ class Stage:
     heads: float = 1.0
     ranking: float = 1.0
     balance: float = 0.0
-    spike: float = 20.0
+    spike: float = 3.0
     max_tiles: int = 0
 
     def __post_init__(self):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -36,6 +37,7 @@ from gar.train.processes import gathered, rank_and_world
 from gar.train.recipes import Stage
 
 CALM = 50  # steps before a loss can be called a spike
+DEVIATIONS = 10  # of the losses of those steps, at least, that a spike is above their mean
 
 
 def train(
@@ -76,18 +78,16 @@ def train(
     if sharded:
         objective.shard(init_device_mesh(objective.device.type, (world,)))
     optimizer, peaks = objective.optimizer()
-    start, before = load(out, objective, optimizer)
+    start, last = load(out, objective, optimizer)
     rejects = samples.rejects if isinstance(samples, Data) else Rejects(out / "rejects.jsonl")
-    feed = Feed(
-        samples, processor, stage, seed, augment, rank, world, start, before.get("places", []), workers, rejects
-    )
+    feed = Feed(samples, processor, stage, seed, augment, rank, world, start, last.get("places", []), workers, rejects)
     count = len(samples) if isinstance(samples, Sequence) else None
     log = Log(out, stage.name, start, quiet=rank > 0)
     log.begin(asdict(stage) | {"seed": seed, "samples": count, "processes": world, "sharded": sharded})
     objective.training_mode()
     # Of the steps since the last line of the log; what stands in a checkpoint is of all processes together.
-    sums: Counter[str] = Counter(before.get("sums") if rank == 0 else None)
-    recent: deque[float] = deque(before.get("recent", ()), maxlen=CALM)
+    sums: Counter[str] = Counter(last.get("sums") if rank == 0 else None)
+    recent: deque[float] = deque(last.get("recent", ()), maxlen=CALM)
     began = time.monotonic()
 
     for step, packs in enumerate(feed, start=start):
@@ -184,8 +184,11 @@ def _check(
     objective: Objective,
 ) -> None:
     """Stop, before the weights are touched, where the loss is no number or a spike; keep what was seen."""
-    usual = sum(recent) / max(len(recent), 1) + 0.1  # a loss near nothing has no spikes
-    spike = stage.spike and len(recent) == CALM and loss > stage.spike * usual
+    # Of the steps before, losses scatter by a fifth of their mean where batches are large, by as much as itself where
+    # they are small; both bounds keep chance from ending a run, the first alone where losses hardly scatter.
+    usual, scatter = (float(np.mean(recent)), float(np.std(recent))) if recent else (0.0, 0.0)
+    usual += 0.1  # a loss near nothing has no spikes
+    spike = stage.spike and len(recent) == CALM and loss > max(stage.spike * usual, usual + DEVIATIONS * scatter)
     recent.append(loss)
     if math.isfinite(loss) and math.isfinite(norm) and not spike:
         return
