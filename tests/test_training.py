@@ -191,6 +191,26 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
     assert torch.allclose(ranking, torch.stack(groups).mean(), atol=1e-5)
 
 
+def test_a_packs_gradients_are_those_of_its_turns_one_by_one(samples, either_processor):
+    packed: Any = pack(samples[0], either_processor, random.Random(2), num_turns=9, max_regions=3)
+    stage = Stage("a", steps=1, batch=1, turns=9, regions=3, heads=0.0, ranking=0.0)
+    together, alone = fresh(either_processor), fresh(either_processor)
+    Objective(together, stage)([packed])[0].backward()
+
+    batch, reading = collate([packed]), Reading.of([packed], 0)
+    total = sum(label != -100 for label in packed.labels)
+    for path in branches(packed):
+        labels = reading.labels[:, path]
+        if trained := int((labels != -100).sum()):  # not a wrong option
+            loss = alone(input_ids=reading.input_ids[:, path], **batch, labels=labels).loss
+            (loss * trained / total).backward()
+    pairs = zip(together.parameters(), alone.parameters(), strict=True)
+    each = [(a.grad.flatten(), b.grad.flatten()) for a, b in pairs if a.grad is not None and b.grad is not None]
+    assert len(each) > 0.9 * len([*alone.parameters()])
+    ours, theirs = (torch.cat(gradients) for gradients in zip(*each, strict=True))
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
 RECOMPUTED = {"use_reentrant": False}
 
 
