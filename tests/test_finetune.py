@@ -156,6 +156,7 @@ def test_the_published_recipes_have_the_published_settings():
     assert (stage.frozen, stage.tower_rate, stage.vision_rate, stage.weight_decay) == ((), 1.0, 1.0, 0.0)
     (larger,) = recipes.gar_8b(samples=64 * 1000)
     assert (stage.max_tiles, larger.max_tiles) == (16, 8)
+    assert stage.chat and larger.chat and not recipes.finetune(9)[0].chat
 
 
 def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811

@@ -24,6 +24,7 @@ from tiny import tiny_config
 from torch import nn
 
 import gar
+from gar.data.conversation import converse, request_of
 from gar.data.packing import NEGATIVE, ROW, Reading, Spoken, collate, named, pack, packed_attention, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
@@ -32,7 +33,7 @@ from gar.inputs.prompt import DESCRIBE, ChatTurn
 from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, recipes, trainer
 from gar.train.checkpoint import load
-from gar.train.feed import Feed, Steps, share
+from gar.train.feed import Feed, Packer, Steps, share
 from gar.train.heads import RegionHeads, cells_of
 from gar.train.log import Log
 from gar.train.muon import Muon
@@ -233,6 +234,26 @@ def test_gradients_stay_the_same_where_activations_are_recomputed_and_nearly_so_
     assert found[0].keys() == found[1].keys()
     plain, recomputed = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in found)
     assert error / 10 <= (recomputed - plain).norm() / plain.norm() <= error
+
+
+@pytest.mark.parametrize("kind", ["detailed", ""])
+def test_a_chat_is_trained_as_the_model_reads_it_where_later_answers_see_the_earlier(samples, either_processor, kind):
+    rows = replace(samples[0], turns=[replace(turn, choices=()) for turn in samples[0].turns])
+    if kind:
+        rows = replace(rows, turns=[turn for turn in rows.turns if turn.type == kind])
+    stage = replace(recipes.gar_1b(samples=64)[0], regions=3)
+    packed = Packer(either_processor, stage)(rows, random.Random(1))
+    assert packed is not None and len(packed.turns) == len(packed.answers) > 2
+    conversation = converse(rows, random.Random(1), either_processor.config.max_prompts, most=3)
+    batch = either_processor.collate([request_of(rows, either_processor, conversation)])
+    model = fresh(either_processor)
+    with torch.no_grad():
+        trained, figures, spoken = Objective(model, stage)([packed])
+        wanted = model(**batch).loss
+    assert trained.item() == pytest.approx(wanted.item(), abs=1e-5) == pytest.approx(figures["language"], abs=1e-5)
+    said = [either_processor.decode(packed.input_ids[start:end]) for ((start, end),) in packed.answers]
+    assert [text.lower().strip(".") for text in said] == [t.answer.lower().strip(".") for t in conversation.turns]
+    assert spoken is not None and len(spoken.word_for_word()) == len(packed.turns)
 
 
 def test_descriptions_in_the_released_form_are_the_published_conversations_of_one_turn(samples, released_processor):

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from gar.data.conversation import chat_pack
 from gar.data.packing import Pack, pack
 from gar.data.sample import Sample
 from gar.data.stream import START, Data, Place, Rejects, made_of
@@ -61,7 +62,7 @@ class Steps(Dataset):
     ):
         self.samples, self.stage, self.seed = samples, stage, seed
         self.rejects = rejects or Rejects()
-        self.make = _Packer(processor, stage, augment)
+        self.make = Packer(processor, stage, augment)
         self.share = share(stage, rank, world)
 
     def __len__(self) -> int:
@@ -118,7 +119,7 @@ class Walk(IterableDataset):
         places: Places,
     ):
         self.data, self.seed, self.rank, self.world = data, f"{seed}/{stage.name}", rank, world
-        self.make = _Packer(processor, stage, augment)
+        self.make = Packer(processor, stage, augment)
         self.share, self.steps = share(stage, rank, world), range(start, stage.steps)
         self.places = places
 
@@ -189,15 +190,17 @@ class Feed:
 
 
 @dataclass(frozen=True)
-class _Packer:
-    """`pack` with a stage's settings; a class, because it travels to worker processes."""
+class Packer:
+    """What a stage makes of a sample; a class, because it travels to worker processes."""
 
     processor: GARProcessor
     stage: Stage
-    augment: Augment | None
+    augment: Augment | None = None
 
     def __call__(self, sample: Sample, rng: random.Random) -> Pack | None:
         stage = self.stage
+        if stage.chat:
+            return chat_pack(sample, self.processor, rng, stage.regions)
         return pack(
             sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
             hidden=stage.hidden, zoomed=stage.zoomed,

@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_data
-from gar.data.packing import Pack, pack
-from gar.data.sample import Sample
+from gar.data.packing import Pack
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import save_released
 from gar.predictor import load
 from gar.train import recipes
+from gar.train.feed import Packer
 from gar.train.objective import ADAPTER, Objective
 from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage
@@ -219,11 +219,7 @@ def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, see
 
 def packs_of(data: Data, processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
     """What held-out records are asked: the same at every measurement. Those that cannot be used are rejects."""
-
-    def asked(sample: Sample, rng: random.Random) -> Pack | None:
-        return pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
-
-    return [made for _, made in data.records(asked, f"{seed}/measure")]
+    return [made for _, made in data.records(Packer(processor, stage), f"{seed}/measure")]
 
 
 def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
