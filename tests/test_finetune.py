@@ -121,6 +121,19 @@ def test_held_out_records_are_not_trained_on_and_are_the_same_every_time(folder)
         finetune.split(data, 0.01, seed=1)
 
 
+def test_a_run_whose_data_has_grown_or_that_does_not_say_what_it_is_does_not_go_on(folder, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    more = ["--data", str(data), "--lora", "--epochs", "1", "--device", "cpu"]
+    write_jsonl([squares(seed) for seed in range(4)], data / "squares.jsonl")
+    assert main(line(folder, out, *more)) == 0
+    write_jsonl([squares(seed) for seed in range(5)], data / "squares.jsonl")
+    assert main(line(folder, out, *more)) == 2
+    assert "holds a run with records 4, not 5: name another --out" in capsys.readouterr().err
+    (out / "begun.json").write_text('{"settings"')
+    assert main(line(folder, out, *more)) == 2
+    assert "begun.json does not say what run this is" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_past_every_kind_of_bad_record_and_lists_each_where_it_stands(folder, bad, tmp_path, capsys):  # noqa: F811
     told = {"question": "How many squares are there?", "answer": "three"}
     rows = [line_of(turns=[told], regions=[{"rle": square(k)} for k in range(30)]), line_of(turns=[told], regions=[])]

@@ -688,3 +688,7 @@ def test_a_run_that_goes_on_drops_the_lines_after_its_checkpoint(tmp_path):
     assert [json.loads(line)["language"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [2.0, 1.5]
     assert Image.open(tmp_path / "loss.png").size == (960, 540)
     assert list((tmp_path / "tensorboard").iterdir())
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / "log.jsonl").write_text("{}\n{broken\n")
+    with pytest.raises(ValueError, match=r"log.jsonl has a line that is not JSON .*: remove that line"):
+        Log(tmp_path, "a", 1)

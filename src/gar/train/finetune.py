@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_data
 from gar.data.packing import Pack
+from gar.data.sample import replacing
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
@@ -83,14 +84,15 @@ def run(
     if sharded and not dist.is_initialized():
         raise ValueError("--shard spreads a model over several processes: give --launch N too, or start with torchrun")
     begun, rejects = out / "begun.json", out / "rejects.jsonl"
+    opened = open_data(data, pictures=pictures, rejects=rejects)
+    training, validation = split(opened, held_out, seed)
     settings = {"data": str(data), "pictures": str(pictures), "model": model, "recipe": recipe}
-    settings |= {"held_out": held_out, "seed": seed}
+    # Of another number of records others are held out.
+    settings |= {"records": training.num_records() + validation.num_records(), "held_out": held_out, "seed": seed}
     before = _go_on(begun, settings)
     if before is None and rank == 0:
         rejects.unlink(missing_ok=True)  # of a start that failed
     gathered(None)
-    opened = open_data(data, pictures=pictures, rejects=rejects)
-    training, validation = split(opened, held_out, seed)
     options = {} if epochs is None else {"epochs": epochs}
     (stage,) = RECIPES[recipe](training.num_records(), **options)
     if rate is not None:
@@ -112,8 +114,8 @@ def run(
         print(budget_table(budget, objective.device), file=sys.stderr)
         if before is None:
             before = measure(objective, ready)
-            begun.parent.mkdir(parents=True, exist_ok=True)
-            begun.write_text(json.dumps({"settings": settings, "before": before}))
+            with replacing(begun) as temporary:
+                temporary.write_text(json.dumps({"settings": settings, "before": before}))
     before = gathered(before)[0]
     objective = train(
         network, processor, training, stage, out,
@@ -134,15 +136,21 @@ def _go_on(begun: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """What was measured before, where a run has begun here; None where none has.
 
     Raises:
-        ValueError: it was another one.
+        ValueError: it was another one, or what is written of it is damaged.
     """
     if not begun.exists():
         return None
-    known = json.loads(begun.read_text())
+    try:
+        known = json.loads(begun.read_text())
+        there, before = known["settings"], known["before"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{begun} does not say what run this is ({error!r}): name another --out") from error
     for name, value in settings.items():
-        if (there := known["settings"][name]) != value:
-            raise ValueError(f"{begun.parent} holds a run with {name} {there}, not {value}: name another --out")
-    return known["before"]
+        if there.get(name) != value:
+            raise ValueError(
+                f"{begun.parent} holds a run with {name} {there.get(name)}, not {value}: name another --out"
+            )
+    return before
 
 
 def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
