@@ -145,6 +145,19 @@ def test_the_published_format_reads_back_equal_and_datasets_reads_it(tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+def test_what_datasets_keeps_beside_a_set_is_not_read_as_data(tmp_path: Path):
+    write_released([captions(0), captions(1)], tmp_path)
+    (own,) = tmp_path.glob("*.arrow")
+    (tmp_path / "cache-0123456789abcdef.arrow").write_bytes(own.read_bytes())
+    assert len(list(open_data(tmp_path))) == 2
+    own.unlink()
+    with pytest.raises(ValueError, match=f"{own.name} is not a whole file"):
+        list(open_data(tmp_path))
+    (tmp_path / "state.json").write_text('{"_data_files": [1]}')
+    with pytest.raises(ValueError, match="state.json lists files without a filename"):
+        open_data(tmp_path)
+
+
 def test_the_published_json_list_takes_pictures_of_three_kinds(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded())
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A blob."}]
