@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,25 @@ def folder(processor, tmp_path_factory) -> Path:  # noqa: F811
 def line(folder: Path, out: Path, *more: str) -> list[str]:
     arguments = ["train", "finetune", "--data", folder / "data", "--model", folder / "model", "--out", out]
     return [*map(str, arguments), "--held-out", "0.25", "--workers", "0", *more]
+
+
+def test_an_adapter_names_its_base_so_that_it_is_found_from_everywhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(line(folder, tmp_path / "run", "--lora", "--model", "model", "--epochs", "0.1", "--device", "cpu")) == 0
+    config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((folder / "model").resolve())
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_an_export_has_the_dtype_of_its_source(released_processor, tmp_path, released):  # noqa: F811
+    config = deepcopy(released_processor.config)  # saving notes the dtype in it
+    own = GARProcessor(config, released_processor.tokenizer)
+    fresh(own).bfloat16().save_pretrained(tmp_path / "base")
+    own.save_pretrained(tmp_path / "base")
+    finetune.export(str(tmp_path / "base"), tmp_path / "out", released)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "out"))
+    assert {value.dtype for value in theirs.values()} == {torch.bfloat16} and len(theirs) == len(ours)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor, tmp_path, capsys):  # noqa: F811
@@ -182,6 +202,7 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
+        (["--recipe", "qlora", "--model", "nano"], "nano: weights become 4 bits as they are read from a whole"),
         (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
         (["--data", "/nowhere"], "/nowhere: no such file"),

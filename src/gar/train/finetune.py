@@ -80,6 +80,8 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if model != "nano" and Path(model).exists():
+        model = str(Path(model).resolve())  # an adapter's base is found from everywhere
     rank, world = join("nccl" if device.startswith("cuda") else "gloo")
     if sharded and not dist.is_initialized():
         raise ValueError("--shard spreads a model over several processes: give --launch N too, or start with torchrun")
@@ -180,6 +182,11 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
 def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditionalGeneration, GARProcessor]:
     """A checkpoint to train: in float32, of frozen weights under adapters on a GPU in bfloat16 or 4 bits."""
     if stage.four_bit:
+        if name == "nano" or Path(name, "adapter_config.json").exists():
+            raise ValueError(
+                f"{name}: weights become 4 bits as they are read from a whole checkpoint: take --lora, or make one of "
+                "an adapter first, by gar train export"
+            )
         if not device.startswith("cuda") or find_spec("bitsandbytes") is None:
             raise ValueError(
                 "4-bit weights need a CUDA GPU and bitsandbytes: pip install bitsandbytes there, or take --lora"
@@ -329,7 +336,7 @@ def write_result(
 
 
 def export(run: str, out: Path, released: bool = False) -> None:
-    """Write a model, or a base model with its adapter merged into it, as a checkpoint of its own.
+    """Write a model, or a base model with its adapter merged into it, as a checkpoint of its own, of the same dtype.
 
     Args:
         run: as for `gar.load`.
@@ -338,7 +345,7 @@ def export(run: str, out: Path, released: bool = False) -> None:
     Raises:
         ValueError: the released layout has no words for this model.
     """
-    predictor = load(run, device="cpu")
+    predictor = load(run, device="cpu", dtype="stored")
     if released:
         save_released(predictor.model, out)
     else:
