@@ -175,12 +175,27 @@ def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
         if stage.lora_rank:
             finetune.add_adapter(model, stage, "", 0)
         (packed,) = finetune.packs_of(Data([Shard("a", lambda: samples[:1])], Rejects()), processor, stage, 0)
-        return finetune.memory(finetune.Objective(model, stage), packed, stage, 1)
+        objective = finetune.Objective(model, stage)
+        return finetune.memory(objective, 1) | {"activations": finetune.activations(objective, packed, 1)}
 
     whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])
     assert whole["gradients"] < whole["weights"] and whole["optimiser"] == 2 * whole["gradients"]
     assert lora["weights"] > whole["weights"] and lora["gradients"] < whole["gradients"] / 5
     assert 0 < lora["activations"] < whole["activations"]
+
+
+def test_what_a_process_holds_is_told_before_a_pass_is_tried(folder, monkeypatch, capsys):
+    def refuse(*_: Any) -> int:
+        raise torch.cuda.OutOfMemoryError
+
+    model, _ = finetune.opened_model(str(folder / "model"), recipes.finetune(9)[0], "cpu")
+    monkeypatch.setattr(finetune, "activations", refuse)
+    unused: Any = None
+    capsys.readouterr()
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        finetune.tell_memory(finetune.Objective(model, recipes.finetune(9)[0]), unused, 1)
+    told = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["memory", "weights", "gradients", "optimiser"]
 
 
 def test_the_published_recipes_have_the_published_settings():

@@ -114,9 +114,7 @@ _Normalized = Annotated[
 ]
 _Model = Annotated[str, typer.Option("--model", help='"nano" (built in), a folder, or a hub id.')]
 _Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", ...')]
-_Dtype = Annotated[
-    str, typer.Option("--dtype", help='"auto", "stored" (as in the file), "float32", "bfloat16", or "float16".')
-]
+_Dtype = Annotated[str, typer.Option("--dtype", help='"auto", "stored", "float32", "bfloat16", or "float16".')]
 _Segment = Annotated[
     str | None,
     typer.Option(

@@ -112,8 +112,7 @@ def run(
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
     if rank == 0:
-        budget = memory(objective, max(ready, key=lambda p: len(p.input_ids)), stage, world if sharded else 1)
-        print(budget_table(budget, objective.device), file=sys.stderr)
+        tell_memory(objective, max(ready, key=lambda p: len(p.input_ids)), world if sharded else 1)
         if before is None:
             before = measure(objective, ready)
             with replacing(begun) as temporary:
@@ -257,18 +256,44 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
     return {"loss": round(loss / tokens, 4), "exact": exact.pop("all"), "answers": asked["all"], "types": exact}
 
 
-def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> dict[str, int]:
-    """Bytes of each process in training, from the tensors themselves and from one pass.
-
-    On a GPU it goes forward and all the way back, to the first weight that trains: the others' gradients, which would
-    need as much room as all weights, are not made. Its highest mark counts; elsewhere, what autograd keeps to go back.
+def tell_memory(objective: Objective, packed: Pack, processes: int) -> None:
+    """Print what one process will need: first what it holds, so that this is told where even measuring takes too much;
+    then what a pass keeps, and the sum, against what it can have of a GPU: what it has already, and what is free.
 
     Args:
         packed: the longest example to be expected.
         processes: that share weights, gradients and the optimiser's state.
     """
+
+    def say(sizes: dict[str, int], where: str = "") -> None:
+        for name, size in sizes.items():
+            print(f"  {name:12}{size / 2**30:9.3f} GiB{where}", file=sys.stderr)
+
+    print("memory of one process, measured on its longest held-out example", file=sys.stderr)
+    held = memory(objective, processes)
+    say(held)
+    kept = activations(objective, packed, processes)
+    say({"activations": kept, "sum": sum(held.values()) + kept})
+    if (device := objective.device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        say({"there is": free}, f" on {device}")
+
+
+def memory(objective: Objective, processes: int) -> dict[str, int]:
+    """Bytes that each process holds in training, from the tensors themselves."""
     weights = sum(t.numel() * t.element_size() for t in (*objective.parameters(), *objective.buffers()))
     gradients = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
+    sizes = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients}
+    return {name: size // processes for name, size in sizes.items()}
+
+
+def activations(objective: Objective, packed: Pack, processes: int) -> int:
+    """Bytes that each process keeps of a pass, by going through it once.
+
+    On a GPU it goes forward and all the way back, to the first weight that trains: the others' gradients, which would
+    need as much room as all weights, are not made. Its highest mark counts; elsewhere, what autograd keeps to go back.
+    """
+    stage = objective.stage
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in objective.parameters()}
 
@@ -284,26 +309,12 @@ def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> 
         torch.cuda.reset_peak_memory_stats(objective.device)
         first = next(p for p in objective.parameters() if p.requires_grad)
         torch.autograd.grad(objective([packed])[0], first)
-        activations = torch.cuda.max_memory_allocated(objective.device) - before
+        needed = torch.cuda.max_memory_allocated(objective.device) - before
     else:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             objective([packed])
-        activations = sum(kept.values())
-    together = stage.at_once or math.ceil(stage.batch / processes)
-    return {
-        "weights": weights // processes,
-        "gradients": gradients // processes,
-        "optimiser": 2 * gradients // processes,
-        "activations": activations * together,
-    }
-
-
-def budget_table(budget: dict[str, int], device: torch.device) -> str:
-    """The budget as lines, against what the process can have of a GPU: what it holds already, and what is free."""
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
-    lines = [f"{name:12}{size / 2**30:9.3f} GiB" for name, size in {**budget, "sum": sum(budget.values())}.items()]
-    lines += [f"{'there is':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
-    return "memory of one process, measured on its longest held-out example\n  " + "\n  ".join(lines)
+        needed = sum(kept.values())
+    return needed * (stage.at_once or math.ceil(stage.batch / processes))
 
 
 def whole_weights(model: GARForConditionalGeneration, adapter: bool) -> dict[str, Tensor]:
