@@ -108,7 +108,7 @@ def main() -> None:
     test = [sample for i, scene in enumerate(scenes) if (sample := painted(scene, given.seed + i))]
     began = time.monotonic()
     report = run(
-        given.out / "data", given.out / "run", recipe="lora", epochs=given.epochs, rate=given.rate, seed=given.seed
+        [given.out / "data"], given.out / "run", recipe="lora", epochs=given.epochs, rate=given.rate, seed=given.seed
     )
     minutes = (time.monotonic() - began) / 60
     before, after = gar.load("nano"), gar.load(given.out / "run")

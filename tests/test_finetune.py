@@ -12,6 +12,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ import gar
 from gar.cli import main
 from gar.data.annotated import Annotation, annotated
 from gar.data.folder import write_jsonl
-from gar.data.formats import open_data
+from gar.data.formats import open_data, open_together
 from gar.data.published import write_coco
-from gar.data.sample import Sample
+from gar.data.sample import Sample, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
@@ -51,7 +52,8 @@ def folder(processor, tmp_path_factory) -> Path:  # noqa: F811
 
 
 def line(folder: Path, out: Path, *more: str) -> list[str]:
-    arguments = ["train", "finetune", "--data", folder / "data", "--model", folder / "model", "--out", out]
+    arguments = ["train", "finetune", "--model", folder / "model", "--out", out]
+    arguments += [] if "--data" in more else ["--data", folder / "data"]
     return [*map(str, arguments), "--held-out", "0.25", "--workers", "0", *more]
 
 
@@ -139,6 +141,20 @@ def test_held_out_records_are_not_trained_on_and_are_the_same_every_time(folder)
     assert list(finetune.split(data, 0.25, seed=1)[1]) == list(held_out)
     with pytest.raises(ValueError, match="0 of 12 records held out"):
         finetune.split(data, 0.01, seed=1)
+
+
+def test_several_data_sets_of_any_formats_train_together(folder, tmp_path):
+    write_shard([squares(seed) for seed in range(12, 16)], tmp_path / "more" / "a.parquet")
+    more = ["--data", str(folder / "data"), "--data", str(tmp_path / "more"), "--lora", "--epochs", "1"]
+    assert main(line(folder, tmp_path / "run", *more, "--device", "cpu")) == 0
+    settings = json.loads((tmp_path / "run" / "begun.json").read_text())["settings"]
+    assert settings["data"] == [str(folder / "data"), str(tmp_path / "more")] and settings["records"] == 16
+    stage = json.loads((tmp_path / "run" / "stage.json").read_text())
+    assert stage["steps"] == 1  # 12 of 16 records are trained on
+    together = open_together([folder / "data", tmp_path / "more"])
+    training, held_out = finetune.split(together, 0.25, 0)
+    seen = [sample.image for _, sample in islice(training.walk(0), 12)]
+    assert {*seen} | {sample.image for sample in held_out} == {squares(seed).image for seed in range(16)}
 
 
 def test_a_run_whose_data_has_grown_or_that_does_not_say_what_it_is_does_not_go_on(folder, tmp_path, capsys):

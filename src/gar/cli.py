@@ -325,7 +325,8 @@ def train_nano(
 @train_app.command("finetune")
 def train_finetune(
     data: Annotated[
-        str, typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ...; see docs/data.md.")
+        list[str],
+        typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ... (repeatable)."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs, a report and the result.")],
     pictures: Annotated[

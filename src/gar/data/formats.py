@@ -58,6 +58,15 @@ def open_data(path: str | Path, *, pictures: str | Path | None = None, rejects: 
     return data
 
 
+def open_together(
+    paths: Sequence[str | Path], *, pictures: str | Path | None = None, rejects: str | Path | None = None
+) -> Data:
+    """Several data sets as one, of any formats; see `open_data`."""
+    each = [open_data(path, pictures=pictures, rejects=rejects) for path in paths]
+    shards = [shard for data in each for shard in data.shards]
+    return Data(shards, Rejects(rejects), any(data.remote for data in each))
+
+
 def _recognise(names: list[str], folder: Folder, url: str) -> tuple[Opener, list[str]]:
     """How to open the files of a folder (or one file), and which of them."""
     if "state.json" in names and (listed := _data_files(folder)):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gar.data.formats import open_data
+from gar.data.formats import open_together
 from gar.data.packing import Pack
 from gar.data.sample import replacing
 from gar.data.stream import Data
@@ -47,7 +47,7 @@ ADAPTED = {
 
 
 def run(
-    data: str | Path,
+    data: Sequence[str | Path],
     out: Path,
     *,
     pictures: str | Path | None = None,
@@ -65,7 +65,7 @@ def run(
     """Train a checkpoint further. A stopped run goes on where it was.
 
     Args:
-        data, pictures: as for `open_data`.
+        data, pictures: as for `open_together`.
         out: checkpoints, logs and report, and the result, for `gar.load`: an adapter, or the whole model.
         model: as for `gar.load`.
         recipe: of `RECIPES`. epochs, rate: in place of the recipe's.
@@ -86,9 +86,10 @@ def run(
     if sharded and not dist.is_initialized():
         raise ValueError("--shard spreads a model over several processes: give --launch N too, or start with torchrun")
     begun, rejects = out / "begun.json", out / "rejects.jsonl"
-    opened = open_data(data, pictures=pictures, rejects=rejects)
+    opened = open_together(data, pictures=pictures, rejects=rejects)
     training, validation = split(opened, held_out, seed)
-    settings = {"data": str(data), "pictures": str(pictures), "model": model, "recipe": recipe}
+    names = [str(path) for path in data]
+    settings = {"data": names, "pictures": str(pictures), "model": model, "recipe": recipe}
     # Of another number of records others are held out.
     settings |= {"records": training.num_records() + validation.num_records(), "held_out": held_out, "seed": seed}
     before = _go_on(begun, settings)
@@ -106,8 +107,8 @@ def run(
     if not ready:
         reason = opened.rejects.last or "none of their questions fits"
         raise ValueError(
-            f"{data}: no held-out record can be used ({reason}); all reasons are in {rejects}. If the pictures lie "
-            "elsewhere, give --pictures DIR"
+            f"{', '.join(names)}: no held-out record can be used ({reason}); all reasons are in {rejects}. If "
+            "the pictures lie elsewhere, give --pictures DIR"
         )
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
@@ -125,7 +126,7 @@ def run(
     )  # fmt: skip
     after = measure(objective, ready) if rank == 0 or sharded else {}
     weights = whole_weights(network, adapter=bool(stage.lora_rank))
-    report = {"data": str(data), "model": model, "recipe": recipe, "before": before, "after": after}
+    report = {"data": names, "model": model, "recipe": recipe, "before": before, "after": after}
     if rank == 0:
         write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
