@@ -483,7 +483,8 @@ def test_two_processes_killed_at_any_moment_end_with_the_very_weights_of_two_tha
 
 def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, processor):
     stage = Stage("a", steps=1, batch=3, turns=1, regions=1)
-    assert len(Steps(samples, processor, stage, 0)[0]) == 3
+    (packs,) = Feed(samples, processor, stage, 0, None, 0, 1, 0, [], workers=0)
+    assert len(packs) == 3
     with pytest.raises(ValueError, match="3 pictures a step .* 2 processes"):
         Steps(samples, processor, stage, 0, rank=0, world=2)
     with pytest.raises(ValueError, match="groups of 2: expected whole groups"):

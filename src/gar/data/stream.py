@@ -86,10 +86,10 @@ class Rejects:
         self._reasons: dict[str, str] = {}
         self._read = 0  # bytes of the file that are known
 
-    def add(self, record: str, error: ValueError, file: str = "") -> None:
-        """Note a record with the reason of its rejection, unless it stands there already. file: of its picture."""
+    def add(self, record: str, error: ValueError, picture: str = "") -> None:
+        """Note a record (and its picture's name) with the reason of its rejection, unless it stands there already."""
         reason, detail = (error.reason, error.detail) if isinstance(error, Unusable) else ("refused", str(error))
-        detail = f"{file}: {detail}" if file else detail
+        detail = f"{picture}: {detail}" if picture else detail
         self.last = f"{record}: {reason}: {detail}"
         self._refresh()
         if record in self._reasons:
