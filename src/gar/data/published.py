@@ -112,7 +112,7 @@ def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
 
 
 def _coco_sample(
-    row: tuple[Raw, list[Raw]], names: dict[int, str], licences: dict[int, str], source: str, pictures: Folder
+    row: tuple[Raw, list[Raw]], names: dict[int, str], licences: dict[Any, str], source: str, pictures: Folder
 ) -> Sample:
     image, raws = row
     # LVIS gives no name of the file, but the address that ends in one.
