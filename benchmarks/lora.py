@@ -1,9 +1,10 @@
 """Can nano learn a new word from 200 records, and what does it forget?
 
-In each record a rendered scene has one thing painted anew, in a zigzag that no scene has, and the scene's own questions
-about the other things; the word for it is "chevron", which nano never met. `gar train finetune --lora` trains on them.
-Then, on scenes of another folder: how often it says the word where it belongs, how often where it does not, and the
-exam of all types before and after.
+In a record a rendered scene has one thing painted anew, in a zigzag that no scene has, and the scene's own questions
+about the other things; the word for it is "chevron", which nano never met. Every third record is the scene before it as
+it was, so that the word is not taken for what else the two have in common. `gar train finetune --lora` trains on them.
+Then, on scenes of another folder: how often it says the word where it belongs, how often where it does not, of all
+held-out questions how often rightly one or the other, and the exam of all types before and after.
 
     python benchmarks/lora.py --train DIR --test DIR --out RUN [--records 200] [--scenes 100] [--epochs 6] [--json]
 """
@@ -16,7 +17,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -39,8 +40,12 @@ KNOWN = re.compile(r"pattern|texture|plain|check|stripe|dotted|spotted|zigzag", 
 LEAST_AREA = 0.015  # of the picture, for a pattern to be seen
 
 
-def painted(sample: Sample, seed: int) -> Sample | None:
-    """The scene with one thing in the new pattern, and what is asked: None without a thing large enough."""
+def painted(sample: Sample, seed: int, paint: bool = True) -> Sample | None:
+    """The scene with one thing in the new pattern, and what is asked: None without a thing large enough.
+
+    Args:
+        paint: without, the thing stays as it is; the rest is the same.
+    """
     rng = random.Random(seed)
     things = sample.meta["things"]
     width, height = sample.meta["size"]
@@ -56,7 +61,8 @@ def painted(sample: Sample, seed: int) -> Sample | None:
     y, x = np.mgrid[:height, :width]
     period, band = rng.choice((10, 12, 14)), rng.choice((5, 6, 7))
     zigzag = (y + np.abs((x + rng.randrange(period)) % period - period // 2)) // band % 2 == 0
-    pixels[mask & zigzag] = (0.3 * pixels[mask & zigzag]).astype(np.uint8)
+    if paint:
+        pixels[mask & zigzag] = (0.3 * pixels[mask & zigzag]).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     kept = [
@@ -64,7 +70,7 @@ def painted(sample: Sample, seed: int) -> Sample | None:
         if named(turn) and chosen not in named(turn) and not KNOWN.search(f"{turn.question} {turn.answer}")
     ]  # fmt: skip
     asked = [
-        Turn(text.format(p=f"<Prompt{i}>"), WORD if i == chosen else things[i]["pattern"], "pattern")
+        Turn(text.format(p=f"<Prompt{i}>"), WORD if paint and i == chosen else things[i]["pattern"], "pattern")
         for i in large
         for text in ASKED  # as often of things that have another one: what a word means, and what it does not
     ]
@@ -72,8 +78,20 @@ def painted(sample: Sample, seed: int) -> Sample | None:
     return replace(sample, image=file.getvalue(), turns=turns, meta={**sample.meta, "painted": chosen, "large": large})
 
 
+def records(folder: Path, seed: int) -> Iterator[Sample]:
+    """Scenes with a painted thing, and after every second one the same scene as it was."""
+    number = 0
+    for i, scene in enumerate(read_shards(folder)):
+        if made := painted(scene, seed + i):
+            yield made
+            number += 1
+            if number % 2 == 0 and (before := painted(scene, seed + i, paint=False)):
+                yield before
+
+
 def says_the_word(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Of things in the new pattern, and of others, the share called by its word, with 95 % intervals."""
+    """Of things in the new pattern, and of others, the share called by its word, with 95 % intervals; "all": of both
+    together, the share called by it or not as is right."""
     counts = {True: [0, 0], False: [0, 0]}
     for sample in samples:
         for i in sample.meta["large"]:
@@ -81,10 +99,9 @@ def says_the_word(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, 
             answer = predictor.ask(sample.picture(), ASKED[0].format(p="<Prompt0>"), [region]).text
             counts[i == sample.meta["painted"]][0] += WORD in answer.lower()
             counts[i == sample.meta["painted"]][1] += 1
-    return {
-        name: {"share": round(hits / max(n, 1), 4), "ci95": interval(hits, n), "n": n}
-        for name, (hits, n) in (("painted", counts[True]), ("others", counts[False]))
-    }
+    (called, new), (wrongly, others) = counts[True], counts[False]
+    rows = (("painted", called, new), ("others", wrongly, others), ("all", called + others - wrongly, new + others))
+    return {name: {"share": round(hits / max(n, 1), 4), "ci95": interval(hits, n), "n": n} for name, hits, n in rows}
 
 
 def exam(predictor: Predictor, samples: Sequence[Sample]) -> float:
@@ -102,13 +119,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
 
-    made = (painted(sample, given.seed + i) for i, sample in enumerate(read_shards(given.train)))
-    write_shard(islice((sample for sample in made if sample), given.records), given.out / "data" / "new.parquet")
+    write_shard(islice(records(given.train, given.seed), given.records), given.out / "data" / "new.parquet")
     scenes = list(islice(read_shards(given.test), given.scenes))
     test = [sample for i, scene in enumerate(scenes) if (sample := painted(scene, given.seed + i))]
     began = time.monotonic()
     report = run(
-        given.out / "data", given.out / "run", recipe="lora", epochs=given.epochs, rate=given.rate, seed=given.seed
+        [given.out / "data"], given.out / "run", recipe="lora", epochs=given.epochs, rate=given.rate, seed=given.seed
     )
     minutes = (time.monotonic() - began) / 60
     before, after = gar.load("nano"), gar.load(given.out / "run")
@@ -126,6 +142,7 @@ def main() -> None:
     print(f"trained in {minutes:.1f} minutes, measurements of the report included")
     for name in ("painted", "others"):
         print(f"called {WORD}, {name}: {word['before'][name]['share']:.1%} -> {word['after'][name]['share']:.1%}")
+    print(f"all held-out questions right: {word['before']['all']['share']:.1%} -> {word['after']['all']['share']:.1%}")
     print(f"exam: {result['exam']['before']:.1%} -> {result['exam']['after']:.1%}")
 
 

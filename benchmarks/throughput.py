@@ -10,7 +10,7 @@ The plain loop is `plain` below: the published one but for its gradient checkpoi
 attention is torch's (SDPA), causal without a mask. Ours has a mask, so it computes pairs that it then hides; beside
 each ratio stands its bound, the ratio of the multiplications that both do.
 
-Two models: nano with the pictures of a stage of its recipe (4 a step, up to 16 questions each, encoded together), and
+Two models: nano with the pictures of a stage of its recipe (4 a step, up to 32 questions each, encoded together), and
 the middle model of `speed.py` by the recipe `gar_8b` (up to 8 tiles, 4 regions and 4 questions a picture, one picture
 after the other).
 Tiles and token ids are made beforehand: data workers do that. Label tokens are those of the answers; text tokens are

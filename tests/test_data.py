@@ -145,6 +145,19 @@ def test_the_published_format_reads_back_equal_and_datasets_reads_it(tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+def test_what_datasets_keeps_beside_a_set_is_not_read_as_data(tmp_path: Path):
+    write_released([captions(0), captions(1)], tmp_path)
+    (own,) = tmp_path.glob("*.arrow")
+    (tmp_path / "cache-0123456789abcdef.arrow").write_bytes(own.read_bytes())
+    assert len(list(open_data(tmp_path))) == 2
+    own.unlink()
+    with pytest.raises(ValueError, match=f"{own.name} is not a whole file"):
+        list(open_data(tmp_path))
+    (tmp_path / "state.json").write_text('{"_data_files": [1]}')
+    with pytest.raises(ValueError, match="state.json lists files without a filename"):
+        open_data(tmp_path)
+
+
 def test_the_published_json_list_takes_pictures_of_three_kinds(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded())
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A blob."}]
@@ -170,7 +183,9 @@ def test_coco_gives_names_captions_and_what_was_dropped(tmp_path: Path):
         {"caption": "Much noise."},
     ]
     content = {
-        "images": [{"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}],
+        "info": {"description": "Things"},
+        "licenses": [{"id": 2, "name": "CC BY 2.0"}],
+        "images": [{"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT, "license": 2}],
         "categories": [{"id": 1, "name": "hot_dog"}],
         "annotations": [{"id": i, "image_id": 5, "category_id": 1} | shape for i, shape in enumerate(shapes)],
     }
@@ -179,6 +194,7 @@ def test_coco_gives_names_captions_and_what_was_dropped(tmp_path: Path):
     (sample,) = data
     assert [Region.rle(mask).locate(WIDTH, HEIGHT).area for mask in sample.masks] == [100, 60, 8 * 6]
     assert words(sample) == ["hot dog", "hot dog", "A stripe.", "hot dog", "Much noise."]
+    assert (sample.source, sample.licence) == ("Things", "CC BY 2.0")
     assert data.rejects.counts() == {"crowd": 1, "damaged mask": 1}
     assert "row 0 annotation 4" in (tmp_path / "rejects.jsonl").read_text()
 
@@ -252,13 +268,17 @@ def test_label_studio_shapes_are_percent_and_may_be_turned(tmp_path: Path):
         {"id": "t", "type": "textarea", "value": box | {"rotation": 90, "text": ["A dog,", "turned."]}},
         {"id": "p", "type": "polygonlabels", "value": {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": ["x"]}},
         {"id": "c", "type": "choices", "value": {"choices": ["good"]}},
+        {"id": "e", "type": "ellipselabels", "value": {"x": 50, "y": 50, "radiusX": 25, "radiusY": 10, "rotation": 90}},
+        {"id": "k", "type": "keypointlabels", "value": {"x": 5, "y": 5, "width": 1, "keypointlabels": ["nose"]}},
     ]
     task = {"data": {"image": "/data/local-files/?d=a.png"}}
     task |= {"annotations": [{"result": [result | size for result in results]}]}
     (tmp_path / "export.json").write_text(json.dumps([task]))
-    (sample,) = open_data(tmp_path / "export.json")
+    data = open_data(tmp_path / "export.json")
+    (sample,) = data
     boxes = [Region.rle(mask).locate(WIDTH, HEIGHT).box for mask in sample.masks]
     assert boxes[:2] == [(24, 18, 36, 36), (6, 18, 24, 30)]
+    assert boxes[3] == (20, 6, 28, 30) and data.rejects.counts() == {"not an area": 1}
     assert words(sample) == ["Cat", "Dog", "A dog,\nturned.", "x"]
 
 
@@ -284,11 +304,14 @@ def test_cvat_gives_boxes_polygons_and_drops_points(tmp_path: Path):
         <box label="dog" xtl="2.0" ytl="3.0" xbr="12.0" ybr="13.0"><attribute name="text">A dog.</attribute></box>
         <polygon label="roof" points="0.0,0.0;20.0,0.0;20.0,20.0"/>
         <mask label="spot" rle="1, 2, 3" left="5" top="6" width="3" height="2"/>
+        <ellipse label="egg" cx="20.0" cy="10.0" rx="8.0" ry="4.0" rotation="90.0"/>
         <points label="eye" points="3,3"/></image></annotations>""")
     data = open_data(tmp_path)
     (sample,) = data
-    assert [Region.rle(mask).locate(WIDTH, HEIGHT).area for mask in sample.masks] == [100, 210, 2]
-    assert words(sample) == ["dog", "A dog.", "roof", "spot"]
+    located = [Region.rle(mask).locate(WIDTH, HEIGHT) for mask in sample.masks]
+    assert [one.area for one in located[:3]] == [100, 210, 2]
+    assert located[3].box == (16, 2, 24, 18) and located[3].area == pytest.approx(np.pi * 8 * 4, rel=0.05)
+    assert words(sample) == ["dog", "A dog.", "roof", "spot", "egg"]
     assert data.rejects.counts() == {"not an area": 1}
 
 
@@ -328,6 +351,8 @@ def test_labelme_files_are_read_with_their_pictures_inside_or_beside(tmp_path: P
         ({"a.json": b"{}", "b.json": b"{}"}, "2 JSON files that are not of LabelMe: name one of them"),
         ({"a.xml": b"<a"}, "a.xml is not XML"),
         ({"a.xml": b"<html/>"}, "a.xml holds <html>: expected <annotations>"),
+        ({"a.xml": b"<annotations><track/></annotations>"}, 'tracks of a video: export its frames as "CVAT for images'),
+        ({"a.xml": b"<annotations/>"}, "a.xml holds no <image>"),
         ({"a.xml": b'<!DOCTYPE a [<!ENTITY b "c">]><annotations/>'}, "declares XML entities"),
         (
             {"dataset_dict.json": b'{"splits": ["train", "val"]}'},
@@ -485,6 +510,13 @@ BAD = {
     "no text": line(turns=[{"question": "What?", "answer": " "}]),
     "malformed record": "{",
 }
+NO_TEXTS = [
+    ("question", line(turns=[{"question": 1, "answer": "This."}])),
+    ("answer", line(turns=[{"question": "What?", "answer": 3}])),
+    ("answer", line(regions=[{"rle": square(), "text": 5}])),
+    ("choices", line(turns=[{"question": "What?", "answer": "This.", "choices": ["This.", 2]}])),
+    ("type", line(turns=[{"question": "What?", "answer": "This.", "type": ["a"]}])),
+]
 
 
 @pytest.fixture
@@ -513,6 +545,14 @@ def test_bad_records_are_counted_by_reason_and_the_walk_goes_on(bad: Path):
     assert found["mask of another size"]["detail"] == "good.png: mask 0 is 40x30, the picture 48x36"
 
 
+@pytest.mark.parametrize(("field", "text"), NO_TEXTS)
+def test_a_number_in_the_place_of_a_text_is_a_reject_that_names_the_field(bad: Path, field: str, text: str):
+    (bad / "data.jsonl").write_text("\n".join([line(), text]))
+    data = open_data(bad)
+    assert len(list(data)) == 1 and data.rejects.counts() == {"malformed record": 1}
+    assert f"in the {field} of a turn: expected a text" in data.rejects.last
+
+
 def test_each_reject_is_written_once_by_whatever_process_and_run(bad: Path):
     for _ in range(2):
         for taker in range(3):
@@ -529,6 +569,18 @@ def test_a_truncated_picture_is_found_where_it_is_decoded(bad: Path):
     sizes = [size for _, size in islice(data.walk(0, make=lambda sample, rng: sample.picture().size), 4)]
     assert sizes == [(WIDTH, HEIGHT)] * 4
     assert data.rejects.counts() == {"damaged picture": 1}
+
+
+def test_broken_exif_and_a_png_that_is_cut_off_are_damaged_pictures_too(bad: Path):
+    """Where a JPEG states its resolution, Pillow reads its EXIF only when asked for it."""
+    for name, kind, options in (("exif.jpg", "JPEG", {"dpi": (72, 72)}), ("exif.png", "PNG", {})):
+        Image.new("RGB", (40, 20)).save(bad / name, kind, exif=b"Exif\x00\x00nonsense at all", **options)
+    whole = encoded()
+    (bad / "cut.png").write_bytes(whole[: len(whole) // 2])
+    names = ("exif.jpg", "exif.png", "cut.png")
+    (bad / "data.jsonl").write_text("\n".join([line(), *(line(image=name, regions=[]) for name in names)]))
+    data = open_data(bad)
+    assert len(list(data)) == 1 and data.rejects.counts() == {"damaged picture": 3}
 
 
 def test_what_training_refuses_is_a_reject_too(bad: Path):

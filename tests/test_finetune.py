@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,9 @@ import gar
 from gar.cli import main
 from gar.data.annotated import Annotation, annotated
 from gar.data.folder import write_jsonl
-from gar.data.formats import open_data
+from gar.data.formats import open_data, open_together
 from gar.data.published import write_coco
-from gar.data.sample import Sample
+from gar.data.sample import Sample, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
@@ -50,8 +52,28 @@ def folder(processor, tmp_path_factory) -> Path:  # noqa: F811
 
 
 def line(folder: Path, out: Path, *more: str) -> list[str]:
-    arguments = ["train", "finetune", "--data", folder / "data", "--model", folder / "model", "--out", out]
+    arguments = ["train", "finetune", "--model", folder / "model", "--out", out]
+    arguments += [] if "--data" in more else ["--data", folder / "data"]
     return [*map(str, arguments), "--held-out", "0.25", "--workers", "0", *more]
+
+
+def test_an_adapter_names_its_base_so_that_it_is_found_from_everywhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(line(folder, tmp_path / "run", "--lora", "--model", "model", "--epochs", "0.1", "--device", "cpu")) == 0
+    config = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((folder / "model").resolve())
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_an_export_has_the_dtype_of_its_source(released_processor, tmp_path, released):  # noqa: F811
+    config = deepcopy(released_processor.config)  # saving notes the dtype in it
+    own = GARProcessor(config, released_processor.tokenizer)
+    fresh(own).bfloat16().save_pretrained(tmp_path / "base")
+    own.save_pretrained(tmp_path / "base")
+    finetune.export(str(tmp_path / "base"), tmp_path / "out", released)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "out"))
+    assert {value.dtype for value in theirs.values()} == {torch.bfloat16} and len(theirs) == len(ours)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor, tmp_path, capsys):  # noqa: F811
@@ -121,6 +143,33 @@ def test_held_out_records_are_not_trained_on_and_are_the_same_every_time(folder)
         finetune.split(data, 0.01, seed=1)
 
 
+def test_several_data_sets_of_any_formats_train_together(folder, tmp_path):
+    write_shard([squares(seed) for seed in range(12, 16)], tmp_path / "more" / "a.parquet")
+    more = ["--data", str(folder / "data"), "--data", str(tmp_path / "more"), "--lora", "--epochs", "1"]
+    assert main(line(folder, tmp_path / "run", *more, "--device", "cpu")) == 0
+    settings = json.loads((tmp_path / "run" / "begun.json").read_text())["settings"]
+    assert settings["data"] == [str(folder / "data"), str(tmp_path / "more")] and settings["records"] == 16
+    stage = json.loads((tmp_path / "run" / "stage.json").read_text())
+    assert stage["steps"] == 1  # 12 of 16 records are trained on
+    together = open_together([folder / "data", tmp_path / "more"])
+    training, held_out = finetune.split(together, 0.25, 0)
+    seen = [sample.image for _, sample in islice(training.walk(0), 12)]
+    assert {*seen} | {sample.image for sample in held_out} == {squares(seed).image for seed in range(16)}
+
+
+def test_a_run_whose_data_has_grown_or_that_does_not_say_what_it_is_does_not_go_on(folder, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "run"
+    more = ["--data", str(data), "--lora", "--epochs", "1", "--device", "cpu"]
+    write_jsonl([squares(seed) for seed in range(4)], data / "squares.jsonl")
+    assert main(line(folder, out, *more)) == 0
+    write_jsonl([squares(seed) for seed in range(5)], data / "squares.jsonl")
+    assert main(line(folder, out, *more)) == 2
+    assert "holds a run with records 4, not 5: name another --out" in capsys.readouterr().err
+    (out / "begun.json").write_text('{"settings"')
+    assert main(line(folder, out, *more)) == 2
+    assert "begun.json does not say what run this is" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_past_every_kind_of_bad_record_and_lists_each_where_it_stands(folder, bad, tmp_path, capsys):  # noqa: F811
     told = {"question": "How many squares are there?", "answer": "three"}
     rows = [line_of(turns=[told], regions=[{"rle": square(k)} for k in range(30)]), line_of(turns=[told], regions=[])]
@@ -142,12 +191,27 @@ def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
         if stage.lora_rank:
             finetune.add_adapter(model, stage, "", 0)
         (packed,) = finetune.packs_of(Data([Shard("a", lambda: samples[:1])], Rejects()), processor, stage, 0)
-        return finetune.memory(finetune.Objective(model, stage), packed, stage, 1)
+        objective = finetune.Objective(model, stage)
+        return finetune.memory(objective, 1) | {"activations": finetune.activations(objective, packed, 1)}
 
     whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])
     assert whole["gradients"] < whole["weights"] and whole["optimiser"] == 2 * whole["gradients"]
     assert lora["weights"] > whole["weights"] and lora["gradients"] < whole["gradients"] / 5
     assert 0 < lora["activations"] < whole["activations"]
+
+
+def test_what_a_process_holds_is_told_before_a_pass_is_tried(folder, monkeypatch, capsys):
+    def refuse(*_: Any) -> int:
+        raise torch.cuda.OutOfMemoryError
+
+    model, _ = finetune.opened_model(str(folder / "model"), recipes.finetune(9)[0], "cpu")
+    monkeypatch.setattr(finetune, "activations", refuse)
+    unused: Any = None
+    capsys.readouterr()
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        finetune.tell_memory(finetune.Objective(model, recipes.finetune(9)[0]), unused, 1)
+    told = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["memory", "weights", "gradients", "optimiser"]
 
 
 def test_the_published_recipes_have_the_published_settings():
@@ -156,6 +220,7 @@ def test_the_published_recipes_have_the_published_settings():
     assert (stage.frozen, stage.tower_rate, stage.vision_rate, stage.weight_decay) == ((), 1.0, 1.0, 0.0)
     (larger,) = recipes.gar_8b(samples=64 * 1000)
     assert (stage.max_tiles, larger.max_tiles) == (16, 8)
+    assert stage.chat and larger.chat and not recipes.finetune(9)[0].chat
 
 
 def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
@@ -168,6 +233,7 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
+        (["--recipe", "qlora", "--model", "nano"], "nano: weights become 4 bits as they are read from a whole"),
         (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
         (["--data", "/nowhere"], "/nowhere: no such file"),

@@ -24,6 +24,7 @@ from tiny import tiny_config
 from torch import nn
 
 import gar
+from gar.data.conversation import converse, request_of
 from gar.data.packing import NEGATIVE, ROW, Reading, Spoken, collate, named, pack, packed_attention, renumber
 from gar.data.sample import Sample, Turn, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
@@ -32,7 +33,7 @@ from gar.inputs.prompt import DESCRIBE, ChatTurn
 from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, recipes, trainer
 from gar.train.checkpoint import load
-from gar.train.feed import Feed, Steps, share
+from gar.train.feed import Feed, Packer, Steps, share
 from gar.train.heads import RegionHeads, cells_of
 from gar.train.log import Log
 from gar.train.muon import Muon
@@ -191,6 +192,26 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
     assert torch.allclose(ranking, torch.stack(groups).mean(), atol=1e-5)
 
 
+def test_a_packs_gradients_are_those_of_its_turns_one_by_one(samples, either_processor):
+    packed: Any = pack(samples[0], either_processor, random.Random(2), num_turns=9, max_regions=3)
+    stage = Stage("a", steps=1, batch=1, turns=9, regions=3, heads=0.0, ranking=0.0)
+    together, alone = fresh(either_processor), fresh(either_processor)
+    Objective(together, stage)([packed])[0].backward()
+
+    batch, reading = collate([packed]), Reading.of([packed], 0)
+    total = sum(label != -100 for label in packed.labels)
+    for path in branches(packed):
+        labels = reading.labels[:, path]
+        if trained := int((labels != -100).sum()):  # not a wrong option
+            loss = alone(input_ids=reading.input_ids[:, path], **batch, labels=labels).loss
+            (loss * trained / total).backward()
+    pairs = zip(together.parameters(), alone.parameters(), strict=True)
+    each = [(a.grad.flatten(), b.grad.flatten()) for a, b in pairs if a.grad is not None and b.grad is not None]
+    assert len(each) > 0.9 * len([*alone.parameters()])
+    ours, theirs = (torch.cat(gradients) for gradients in zip(*each, strict=True))
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
 RECOMPUTED = {"use_reentrant": False}
 
 
@@ -213,6 +234,26 @@ def test_gradients_stay_the_same_where_activations_are_recomputed_and_nearly_so_
     assert found[0].keys() == found[1].keys()
     plain, recomputed = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in found)
     assert error / 10 <= (recomputed - plain).norm() / plain.norm() <= error
+
+
+@pytest.mark.parametrize("kind", ["detailed", ""])
+def test_a_chat_is_trained_as_the_model_reads_it_where_later_answers_see_the_earlier(samples, either_processor, kind):
+    rows = replace(samples[0], turns=[replace(turn, choices=()) for turn in samples[0].turns])
+    if kind:
+        rows = replace(rows, turns=[turn for turn in rows.turns if turn.type == kind])
+    stage = replace(recipes.gar_1b(samples=64)[0], regions=3)
+    packed = Packer(either_processor, stage)(rows, random.Random(1))
+    assert packed is not None and len(packed.turns) == len(packed.answers) > 2
+    conversation = converse(rows, random.Random(1), either_processor.config.max_prompts, most=3)
+    batch = either_processor.collate([request_of(rows, either_processor, conversation)])
+    model = fresh(either_processor)
+    with torch.no_grad():
+        trained, figures, spoken = Objective(model, stage)([packed])
+        wanted = model(**batch).loss
+    assert trained.item() == pytest.approx(wanted.item(), abs=1e-5) == pytest.approx(figures["language"], abs=1e-5)
+    said = [either_processor.decode(packed.input_ids[start:end]) for ((start, end),) in packed.answers]
+    assert [text.lower().strip(".") for text in said] == [t.answer.lower().strip(".") for t in conversation.turns]
+    assert spoken is not None and len(spoken.word_for_word()) == len(packed.turns)
 
 
 def test_descriptions_in_the_released_form_are_the_published_conversations_of_one_turn(samples, released_processor):
@@ -250,6 +291,21 @@ def test_descriptions_are_asked_for_in_many_words_and_at_times_of_a_region_that_
     assert 3 <= negatives <= 25  # one in twenty beside each description but the first
 
 
+@pytest.mark.parametrize("question", ["Describe <Prompt0> and what is right of it.", "Describe all of it."])
+def test_a_description_that_names_another_region_or_none_is_asked_for_as_it_stands(samples, either_processor, question):
+    other = " <Prompt1>" if "<" in question else " nothing"
+    turns = [Turn(question, f"A square beside{other}", "detailed"), *samples[0].turns[1:2]]
+    for seed in range(20):
+        sample = replace(samples[0], turns=turns)
+        packed = pack(sample, either_processor, random.Random(seed), num_turns=2, max_regions=3)
+        assert packed is not None
+        numbers = dict(zip(packed.things, packed.boxes, strict=True))
+        for turn, ((start, end),) in zip(packed.turns, packed.answers, strict=True):
+            if turn.question == question:
+                said = either_processor.decode(packed.input_ids[start : end - 1]).lower()
+                assert said.replace(" ", "") == renumber(turn.answer, numbers).lower().replace(" ", "")
+
+
 def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, tmp_path):
     stage = Stage("language", steps=4, batch=2, turns=3, regions=3, warmup=2, muon_rate=0.01)
     colors = {color: processor.prompts.encode_answer(color)[0] for color in sorted(COLORS)}
@@ -257,7 +313,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
     def run(out, model, validate=None):
         torch.manual_seed(1)
         heads = RegionHeads(processor.config.text_config.hidden_size, {"color": colors})
-        options = {"heads": heads, "save_every": 2, "log_every": 1, "workers": 0, "validate": validate}
+        options = {"heads": heads, "save_every": 2, "log_every": 3, "workers": 0, "validate": validate}
         train(model, processor, samples, stage, out, **options)
         return {**model.state_dict(), **heads.state_dict()}
 
@@ -269,6 +325,14 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(samples, processor, t
         run(tmp_path / "parts", fresh(processor), validate=stop)
     resumed = run(tmp_path / "parts", fresh(processor))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    lines = [figures(tmp_path / name) for name in ("whole", "parts")]
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [3, 4]  # saved after 2: in between
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, without what differs from time to time."""
+    lines = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines if "seconds" in line]
 
 
 def test_turns_without_a_prefix_stand_in_short_rows_and_ask_only_what_summaries_can_tell(samples, processor):
@@ -375,7 +439,7 @@ def _part(rank: int, samples: list[Sample], processor: GARProcessor, stage: Stag
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     model = fresh(processor)
-    train(model, processor, samples, stage, Path(folder) / "run", workers=0, save_every=2)
+    train(model, processor, samples, stage, Path(folder) / "run", workers=0, save_every=2, log_every=3)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, f"{folder}/{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
@@ -411,11 +475,16 @@ def test_two_processes_killed_at_any_moment_end_with_the_very_weights_of_two_tha
     two_processes(_part, samples, processor, stage, str(killed))
     first, second = (load_file(folder / "0.safetensors") for folder in (whole, killed))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+    lines = [figures(folder / "run") for folder in (whole, killed)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]] == [3, 6]
+    for one, other in zip(*lines, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_pictures_that_processes_cannot_share_evenly_are_refused(samples, processor):
     stage = Stage("a", steps=1, batch=3, turns=1, regions=1)
-    assert len(Steps(samples, processor, stage, 0)[0]) == 3
+    (packs,) = Feed(samples, processor, stage, 0, None, 0, 1, 0, [], workers=0)
+    assert len(packs) == 3
     with pytest.raises(ValueError, match="3 pictures a step .* 2 processes"):
         Steps(samples, processor, stage, 0, rank=0, world=2)
     with pytest.raises(ValueError, match="groups of 2: expected whole groups"):
@@ -498,12 +567,39 @@ def test_data_without_a_usable_sample_says_the_same_from_a_data_worker(samples, 
         list(feed)
 
 
+def test_what_of_a_list_cannot_be_used_is_a_reject_and_the_run_goes_on(samples, processor, tmp_path, capsys):
+    cut = replace(samples[0], image=samples[0].image[:200])
+    mixed = [samples[1], replace(samples[2], turns=[]), cut, *samples[3:]]
+    stage = Stage("a", steps=6, batch=2, turns=3, regions=3, heads=0.0)
+    train(fresh(processor), processor, mixed, stage, tmp_path, workers=1)
+    rejects = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert sorted((r["record"], r["reason"]) for r in rejects) == [
+        ("sample 1", "nothing to train"),
+        ("sample 2", "damaged picture"),
+    ]
+    assert "rejected: 1 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_list_without_a_usable_sample_ends_with_the_reasons_and_one_that_is_usable_is_found(
+    samples, processor, workers
+):
+    def packs(good: list[Sample]) -> list[list]:
+        mixed = [*good, *(replace(sample, turns=[]) for sample in samples)]
+        stage = Stage("a", steps=3, batch=2, turns=3, regions=3)
+        return list(Feed(mixed, processor, stage, 0, None, 0, 1, 0, [], workers))
+
+    assert {p.sample.image for made in packs(samples[:1]) for p in made} == {samples[0].image}
+    with pytest.raises(ValueError, match="^not one of 6 samples can be used in stage a .*no text of it fits$"):
+        packs([])
+
+
 def test_data_in_streaming_trains_and_its_place_is_kept(samples, processor, tmp_path):
     stage = Stage("a", steps=3, batch=2, turns=2, regions=2, heads=0.0)
     train(fresh(processor), processor, data_of(samples), stage, tmp_path, workers=0, save_every=1, keep=2)
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000002", "step-00000003"]
     about = json.loads((tmp_path / "step-00000003" / "step.json").read_text())
-    assert about["step"] == 3 and about["places"] == [[[0, 0, 6]]]
+    assert about["step"] == 3 and about["places"] == [[0, 0, 6]]
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(samples, processor, tmp_path, capsys):
@@ -555,13 +651,30 @@ def test_a_sudden_loss_is_a_spike_and_a_small_one_is_not(samples, processor, tmp
     packs: Any = Steps(samples, processor, stage, 0)[0]
     objective = Objective(fresh(processor), stage)
 
-    def check(usual: float, loss: float) -> None:
-        trainer._check(loss, 1.0, deque([usual] * 50, 50), stage, tmp_path / "stopped-0", packs, objective)
+    def check(usual: float, loss: float, scatter: float = 0.0) -> None:
+        recent = deque([usual - scatter, usual + scatter] * 25, 50)
+        trainer._check(loss, 1.0, recent, stage, tmp_path / "stopped-0", packs, objective)
 
     check(0.001, 0.4)
     check(1.0, 5.0)
     with pytest.raises(ValueError, match="5 times that of the steps before"):
         check(1.0, 5.6)
+    check(1.0, 8.0, scatter=0.8)
+    with pytest.raises(ValueError, match="9 times that of the steps before"):
+        check(1.0, 10.0, scatter=0.8)
+
+
+def test_a_loss_that_falls_and_is_noisy_has_no_spike_and_one_that_goes_back_to_chance_has(samples, processor, tmp_path):
+    """As nano's: from 4 to .2; the noise is that of the sum of ranking losses of few questions."""
+    noise, stage = np.random.default_rng(0), Stage("a", steps=1, batch=1, turns=1, regions=1)
+    packs: Any = Steps(samples, processor, stage, 0)[0]
+    rest = (stage, tmp_path / "stopped", packs, Objective(fresh(processor), stage))
+    recent: deque[float] = deque(maxlen=50)
+    for step in range(5000):
+        loss = (0.2 + 3.8 * np.exp(-step / 100)) * noise.lognormal(0, 0.3)
+        trainer._check(loss, 1.0, recent, *rest)
+    with pytest.raises(ValueError, match="times that of the steps before"):
+        trainer._check(4.0, 1.0, recent, *rest)
 
 
 def test_a_run_that_goes_on_drops_the_lines_after_its_checkpoint(tmp_path):
@@ -576,3 +689,7 @@ def test_a_run_that_goes_on_drops_the_lines_after_its_checkpoint(tmp_path):
     assert [json.loads(line)["language"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [2.0, 1.5]
     assert Image.open(tmp_path / "loss.png").size == (960, 540)
     assert list((tmp_path / "tensorboard").iterdir())
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / "log.jsonl").write_text("{}\n{broken\n")
+    with pytest.raises(ValueError, match=r"log.jsonl has a line that is not JSON .*: remove that line"):
+        Log(tmp_path, "a", 1)

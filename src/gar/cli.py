@@ -114,7 +114,7 @@ _Normalized = Annotated[
 ]
 _Model = Annotated[str, typer.Option("--model", help='"nano" (built in), a folder, or a hub id.')]
 _Device = Annotated[str, typer.Option("--device", help='"auto", "cpu", "cuda", ...')]
-_Dtype = Annotated[str, typer.Option("--dtype", help='"auto", "float32", "bfloat16", or "float16".')]
+_Dtype = Annotated[str, typer.Option("--dtype", help='"auto", "stored", "float32", "bfloat16", or "float16".')]
 _Segment = Annotated[
     str | None,
     typer.Option(
@@ -325,7 +325,8 @@ def train_nano(
 @train_app.command("finetune")
 def train_finetune(
     data: Annotated[
-        str, typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ...; see docs/data.md.")
+        list[str],
+        typer.Option("--data", metavar="DATA", help="A folder, a COCO file, shards, a URL, ... (repeatable)."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Checkpoints, logs, a report and the result.")],
     pictures: Annotated[

@@ -62,7 +62,8 @@ def load(
         model: "nano" (built in), a folder in our layout or the released one, a hub id ("HaochenWang/GAR-1B"), or a
             folder with an adapter (peft): its base model is loaded, and the adapter merged into it in memory.
         device: "auto" (a GPU if there is one), or a torch device.
-        dtype: "auto" (bfloat16 on a GPU, float32 elsewhere), or "float32", "float16", "bfloat16".
+        dtype: "auto" (bfloat16 on a GPU, float32 elsewhere), "stored" (that of the checkpoint's file), or "float32",
+            "float16", "bfloat16".
         segment: turn boxes, points and scribbles into masks with "grabcut" or a SAM checkpoint. Without it boxes stay
             rectangles; points and scribbles, which need a mask, use GrabCut.
 
@@ -73,8 +74,8 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    if dtype not in ("float32", "float16", "bfloat16"):
-        raise ValueError(f"dtype is {dtype!r}, expected auto, float32, float16 or bfloat16")
+    if dtype not in ("stored", "float32", "float16", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}, expected auto, stored, float32, float16 or bfloat16")
     try:
         torch_device = torch.device(device)
     except RuntimeError as error:
@@ -89,7 +90,8 @@ def load(
         if not Path(source, "model.safetensors").exists():
             raise ValueError("no built-in model in this installation: train it with `gar train nano`, or name another")
     try:
-        network: Any = GARForConditionalGeneration.from_pretrained(source, dtype=getattr(torch, dtype))
+        kind = "auto" if dtype == "stored" else getattr(torch, dtype)
+        network: Any = GARForConditionalGeneration.from_pretrained(source, dtype=kind)
         processor = GARProcessor.from_pretrained(source, config=network.config)
     except OSError as error:
         first = str(error).strip().splitlines()[0]

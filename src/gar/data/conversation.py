@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 
-from gar.data.packing import named, renumber
+from gar.data.packing import Pack, about_one, named, renumber
 from gar.data.sample import Sample, Turn, Unusable
 from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import GARProcessor, Request
-from gar.inputs.prompt import DESCRIBE, ChatTurn, prompt_name
+from gar.inputs.prompt import DESCRIBE, IGNORED, ChatTurn, prompt_name
 from gar.regions import Region
 
 
@@ -35,6 +36,43 @@ def training_request(sample: Sample, processor: GARProcessor, rng: random.Random
     """A sample as one training example with labels. Raises Unusable as `converse` and `Sample.picture`."""
     conversation = converse(sample, rng, processor.config.max_prompts)
     return request_of(sample, processor, conversation)
+
+
+def chat_pack(sample: Sample, processor: GARProcessor, rng: random.Random, most: int) -> Pack:
+    """A sample as one chat, in which later answers see the earlier ones: a pack that is a trunk without branches.
+
+    Args:
+        most: at most so many marked regions.
+
+    Raises:
+        Unusable: as `converse` and `Sample.picture`.
+    """
+    conversation = converse(sample, rng, processor.config.max_prompts, most=most)
+    return as_pack(request_of(sample, processor, conversation), sample, conversation)
+
+
+def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pack:
+    """The same for a conversation that is chosen already, and the request that was made of it."""
+    length, labels = len(request.input_ids), request.labels or []
+    runs = [(trained, len([*run])) for trained, run in groupby(labels, lambda label: label != IGNORED)]
+    ends = accumulate(size for _, size in runs)
+    turns = [Turn(t.question, t.answer, "" if t.region is None else "detailed") for t in conversation.turns]
+    return Pack(
+        input_ids=request.input_ids,
+        labels=labels,
+        positions=[*range(length)],
+        segments=[0] * length,
+        parents=[0] * length,
+        answers=[[(end - size, end)] for (trained, size), end in zip(runs, ends, strict=True) if trained],
+        cut=request.picture,
+        mask_tiles=request.mask_tiles,
+        boxes=request.region_boxes,
+        things=conversation.regions,
+        sample=sample,
+        turns=turns,
+        hidden=False,
+        window=(0, 0, request.picture.width, request.picture.height),
+    )
 
 
 def request_of(sample: Sample, processor: GARProcessor, conversation: Conversation) -> Request:
@@ -128,5 +166,5 @@ def with_statement(sample: Sample, rng: random.Random) -> Sample:
 
 def _one_each(sample: Sample, kind: str) -> dict[int, str]:
     """Region -> answer, for the questions of this type that name one region."""
-    turns = [turn for turn in sample.turns if turn.type == kind and len(named(turn)) == 1]
+    turns = [turn for turn in sample.turns if about_one(turn, kind)]
     return {region: turn.answer for turn in turns for region in named(turn)}

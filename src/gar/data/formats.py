@@ -58,8 +58,19 @@ def open_data(path: str | Path, *, pictures: str | Path | None = None, rejects: 
     return data
 
 
+def open_together(
+    paths: Sequence[str | Path], *, pictures: str | Path | None = None, rejects: str | Path | None = None
+) -> Data:
+    """Several data sets as one, of any formats; see `open_data`."""
+    each = [open_data(path, pictures=pictures, rejects=rejects) for path in paths]
+    shards = [shard for data in each for shard in data.shards]
+    return Data(shards, Rejects(rejects), any(data.remote for data in each))
+
+
 def _recognise(names: list[str], folder: Folder, url: str) -> tuple[Opener, list[str]]:
     """How to open the files of a folder (or one file), and which of them."""
+    if "state.json" in names and (listed := _data_files(folder)):
+        return open_table, listed
     for suffix, opener in (
         (".parquet", open_table),
         (".arrow", open_table),
@@ -83,6 +94,16 @@ def _recognise(names: list[str], folder: Folder, url: str) -> tuple[Opener, list
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ValueError(f"{url}: no data of a known format among {shown}. {KNOWN}")
     return open_json, chosen
+
+
+def _data_files(folder: Folder) -> list[str]:
+    """The files that `datasets` lists as a set's own: beside them it keeps others, such as `cache-*.arrow`."""
+    state = _json(folder, "state.json")
+    files = state.get("_data_files") if isinstance(state, dict) else None
+    try:
+        return [file["filename"] for file in files or ()]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder.url}/state.json lists files without a filename: {str(files)[:80]}") from error
 
 
 def open_json(folder: Folder, name: str, pictures: Folder) -> Sequence[Sample]:

@@ -77,6 +77,11 @@ def named(turn: Turn) -> set[int]:
     return {k for text in texts for k in prompts_named(text)}
 
 
+def about_one(turn: Turn, kind: str) -> bool:
+    """Whether a turn is of this type and names one region alone; a description may name another one beside its own."""
+    return turn.type == kind and len(named(turn)) == 1
+
+
 def renumber(text: str, numbers: dict[int, int]) -> str:
     """`<PromptN>` -> `<Promptnumbers[N]>`."""
     return _NAME.sub(lambda m: prompt_name(numbers[int(m[1])]), text)
@@ -130,7 +135,7 @@ def pack(
 
     writer = processor.prompts
     # As published: where regions are only described, each description marks its own.
-    marking = config.prompt_style == "released" and all(turn.type == "detailed" for turn in turns)
+    marking = config.prompt_style == "released" and all(about_one(turn, "detailed") for turn in turns)
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()), "together" if marking else "ask")
     root, segment, answers = len(ids), 0, []
     if alone:
@@ -153,7 +158,7 @@ def pack(
     for place, turn in enumerate(turns):
         if turn.type == NEGATIVE:
             question = writer.encode_question(turn.question, range(config.max_prompts), "together")
-        elif marking or config.prompt_style == "nano" and turn.type == "detailed" and rng.random() < 0.5:
+        elif marking or config.prompt_style == "nano" and about_one(turn, "detailed") and rng.random() < 0.5:
             (region,) = named(turn)  # in the released form, right after the region
             text = ask_for(turn.answer, rng) if marking and rng.random() < VARIED else DESCRIBE
             question = writer.encode_question(text, list(numbers.values()), "together", numbers[region])

@@ -31,11 +31,16 @@ _REFER = "Which words tell {} from everything else in the picture?"
 
 
 def coco_samples(content: Raw, pictures: Folder) -> Sequence[Sample]:
-    """COCO and LVIS: a name for each instance. An annotation's "caption" describes its region, or the whole picture."""
+    """COCO and LVIS: a name for each instance. An annotation's "caption" describes its region, or the whole picture.
+
+    The file's description of itself is the source of its samples, and each has the licence of its picture.
+    """
     names = {category["id"]: category["name"].replace("_", " ") for category in content.get("categories", ())}
     by_image = _grouped(content["annotations"], "image_id")
     rows = [(image, by_image[image["id"]]) for image in content["images"]]
-    return Lazy(rows, partial(_coco_sample, names=names, pictures=pictures))
+    licences = {licence["id"]: licence.get("name", "") for licence in content.get("licenses", ())}
+    source = (content.get("info") or {}).get("description") or ""
+    return Lazy(rows, partial(_coco_sample, names=names, licences=licences, source=source, pictures=pictures))
 
 
 def refcoco_samples(content: list[Raw], instances: Raw, pictures: Folder) -> Sequence[Sample]:
@@ -106,7 +111,9 @@ def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
     return len(images)
 
 
-def _coco_sample(row: tuple[Raw, list[Raw]], names: dict[int, str], pictures: Folder) -> Sample:
+def _coco_sample(
+    row: tuple[Raw, list[Raw]], names: dict[int, str], licences: dict[Any, str], source: str, pictures: Folder
+) -> Sample:
     image, raws = row
     # LVIS gives no name of the file, but the address that ends in one.
     name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
@@ -117,7 +124,8 @@ def _coco_sample(row: tuple[Raw, list[Raw]], names: dict[int, str], pictures: Fo
         return Annotation(_mask(raw, image), "" if noun == UNNAMED else noun, raw.get("caption", ""))
 
     kept, dropped = gather((raw for raw in raws if not _is_caption(raw)), make)
-    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped)
+    origin = {"source": source, "licence": licences.get(image.get("license"), "")}
+    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped, **origin)
 
 
 def _refcoco_sample(row: tuple[Raw, list[Raw]], annotations: dict[int, Raw], pictures: Folder) -> Sample:

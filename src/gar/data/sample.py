@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gar.inputs.prompt import prompts_named
 from gar.regions import DAMAGED, MAX_PIXELS, load_image, rle_area
@@ -75,7 +75,7 @@ class Sample:
             raise Unusable("damaged picture", str(error)) from error
 
     def size(self) -> tuple[int, int]:
-        """(width, height) of the upright picture, read from its header alone. Raises Unusable as `picture`."""
+        """(width, height) of the upright picture, by its header. Raises Unusable as `picture`."""
         opened = self._open()
         width, height = opened.size
         return (height, width) if opened.getexif().get(0x0112) in _SIDEWAYS else (width, height)
@@ -103,6 +103,10 @@ class Sample:
             raise Unusable("no text", "no question with an answer")
         for turn in self.turns:
             texts = (turn.question, turn.answer, *turn.choices)
+            fields = ("question", "answer", *["choices"] * len(turn.choices), "type")
+            for name, text in zip(fields, (*texts, turn.type), strict=True):
+                if not isinstance(text, str):
+                    raise Unusable("malformed record", f"{text!r} in the {name} of a turn: expected a text")
             if not all(text.strip() for text in texts):
                 raise Unusable("no text", f"an empty question, answer or choice: {str(texts)[:80]}")
             missing = [k for text in texts for k in prompts_named(text) if k >= len(self.masks)]
@@ -111,11 +115,15 @@ class Sample:
 
     def _open(self) -> Image.Image:
         try:
-            return Image.open(io.BytesIO(self.image))
+            opened = Image.open(io.BytesIO(self.image))
+            opened.getexif()  # kept; may be damaged itself, and of a PNG it may stand last, so that all of it is read
+            return opened
         except Image.DecompressionBombError as error:
             raise Unusable("picture too large", f"more than {MAX_PIXELS} pixels are not decoded") from error
-        except DAMAGED as error:
+        except UnidentifiedImageError as error:
             raise Unusable("damaged picture", f"{len(self.image)} bytes that no decoder knows") from error
+        except DAMAGED as error:
+            raise Unusable("damaged picture", str(error) or type(error).__name__) from error
 
 
 @contextmanager

@@ -86,15 +86,17 @@ class Rejects:
         self._reasons: dict[str, str] = {}
         self._read = 0  # bytes of the file that are known
 
-    def add(self, record: str, error: Unusable) -> None:
-        """Note a record with the reason of its rejection, unless it stands there already."""
-        self.last = f"{record}: {error}"
+    def add(self, record: str, error: ValueError, picture: str = "") -> None:
+        """Note a record (and its picture's name) with the reason of its rejection, unless it stands there already."""
+        reason, detail = (error.reason, error.detail) if isinstance(error, Unusable) else ("refused", str(error))
+        detail = f"{picture}: {detail}" if picture else detail
+        self.last = f"{record}: {reason}: {detail}"
         self._refresh()
         if record in self._reasons:
             return
-        self._reasons[record] = error.reason
+        self._reasons[record] = reason
         if self.path:
-            line = json.dumps({"record": record, "reason": error.reason, "detail": error.detail}) + "\n"
+            line = json.dumps({"record": record, "reason": reason, "detail": detail}) + "\n"
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
@@ -107,6 +109,10 @@ class Rejects:
         self._refresh()
         return Counter(self._reasons.values())
 
+    def summary(self) -> str:
+        """The counts in words; empty without any."""
+        return ", ".join(f"{n} {reason}" for reason, n in self.counts().most_common())
+
     def _refresh(self) -> None:
         if self.path and self.path.exists() and self.path.stat().st_size > self._read:
             with self.path.open("rb") as file:
@@ -115,6 +121,14 @@ class Rejects:
             self._read += len(whole) + 1 if whole else 0
             lines = map(json.loads, whole.splitlines())
             self._reasons |= {line["record"]: line["reason"] for line in lines}
+
+
+def made_of(sample: Sample, make: Make, rng: random.Random) -> Any:
+    """What is made of a sample. Raises ValueError where that is nothing, as `make` does."""
+    made = make(sample, rng)
+    if made is None:
+        raise Unusable("nothing to train", "no text of it fits")
+    return made
 
 
 class Data:
@@ -203,10 +217,9 @@ class Data:
                         barren = 0
                         yield Place(epoch, group, done), made
             if barren >= 2 * total and (epoch > start.epoch or start.group == start.row == 0):
-                reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejects.counts().most_common())
                 raise ValueError(
                     f"{self.shards[0].name}: not one usable sample for taker {taker} of {takers} "
-                    f"(rejected: {reasons or 'none'}) {self.rejects.last}"
+                    f"(rejected: {self.rejects.summary() or 'none'}) {self.rejects.last}"
                 )
 
     def _take(self, shard: int, row: int, make: Make | None = None, seed: str = "") -> Any:
@@ -217,17 +230,9 @@ class Data:
             sample.check()
             for part in sample.meta.get(DROPPED, ()):
                 self.rejects.add(f"{record} annotation {part['annotation']}", Unusable(part["reason"], part["detail"]))
-            if make is None:
-                return sample
-            made = make(sample, random.Random(seed))
-            if made is None:
-                raise Unusable("nothing to train", "no text of it fits")
-            return made
+            return sample if make is None else made_of(sample, make, random.Random(seed))
         except ValueError as error:
-            reason, detail = (error.reason, error.detail) if isinstance(error, Unusable) else ("refused", str(error))
-            if sample is not None and FILE in sample.meta:
-                detail = f"{sample.meta[FILE]}: {detail}"
-            self.rejects.add(record, Unusable(reason, detail))
+            self.rejects.add(record, error, sample.meta.get(FILE, "") if sample is not None else "")
         return None
 
     def _record(self, shard: int, row: int) -> str:

@@ -1,7 +1,7 @@
 """Exports of annotation tools: Label Studio and CVAT, read and written so that masks come back to the pixel; LabelMe.
 
 A region's label is its name, and its text field ("textarea" in Label Studio, the attribute "text" in CVAT, the field
-"description" in LabelMe) its description. Boxes, polygons and masks are read; points and lines mark no pixels.
+"description" in LabelMe) its description. Boxes, polygons, ellipses and masks are read; points and lines mark none.
 """
 
 from __future__ import annotations
@@ -93,7 +93,11 @@ def open_cvat(folder: Folder, name: str, pictures: Folder) -> Sequence[Sample]:
         raise ValueError(f"{folder.url}/{name} is not XML: {error}") from error
     if root.tag != "annotations":
         raise ValueError(f'{folder.url}/{name} holds <{root.tag}>: expected <annotations>, as "CVAT for images 1.1"')
-    return Lazy(root.findall("image"), partial(_cvat_sample, pictures=pictures))
+    images = root.findall("image")
+    if not images:
+        held = "tracks of a video" if root.find("track") is not None else "no <image>"
+        raise ValueError(f'{folder.url}/{name} holds {held}: export its frames as "CVAT for images 1.1"')
+    return Lazy(images, partial(_cvat_sample, pictures=pictures))
 
 
 def write_cvat(samples: Iterable[Sample], path: str | Path) -> int:
@@ -140,7 +144,7 @@ def _label_studio_sample(task: dict[str, Any], pictures: Folder) -> Sample:
             texts[result["id"]] = text if isinstance(text, str) else "\n".join(text)
     labels: dict[str, str] = {}
     for result in results:
-        for kind in ("labels", "rectanglelabels", "polygonlabels", "brushlabels"):
+        for kind in ("labels", "rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels"):
             if found := result["value"].get(kind):
                 labels[result["id"]] = found[0]
     # A region with labels of a tool of its own comes once as a shape and once more with its labels.
@@ -162,6 +166,11 @@ def _label_studio_mask(result: dict[str, Any]) -> dict[str, Any]:
     if "points" in value:
         return polygon_in(np.array(value["points"], float) * (width / 100, height / 100), width, height)
     x, y = value["x"] * width / 100, value["y"] * height / 100
+    if "radiusX" in value:
+        radii = value["radiusX"] * width / 100, value["radiusY"] * height / 100
+        return _ellipse((x, y), radii, value.get("rotation", 0), width, height)
+    if "height" not in value:
+        raise Unusable("not an area", f"a {result['type']} marks no pixels")
     w, h = value["width"] * width / 100, value["height"] * height / 100
     turn = np.deg2rad(value.get("rotation", 0))  # clockwise on the screen, about the top left corner
     across, down = np.array((np.cos(turn), np.sin(turn))) * w, np.array((-np.sin(turn), np.cos(turn))) * h
@@ -250,6 +259,9 @@ def _cvat_mask(tag: str, fields: dict[str, str], width: int, height: int) -> dic
     if tag == "polygon":
         points = [[float(number) for number in point.split(",")] for point in fields["points"].split(";")]
         return polygon_in(points, width, height)
+    if tag == "ellipse":
+        x, y, rx, ry = (float(fields[key]) for key in ("cx", "cy", "rx", "ry"))
+        return _ellipse((x, y), (rx, ry), float(fields.get("rotation", 0)), width, height)
     if tag == "mask":
         x, y, w, h = (int(fields[key]) for key in ("left", "top", "width", "height"))
         runs = [int(run) for run in fields["rle"].split(",")]
@@ -285,9 +297,8 @@ def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, A
     if kind == "polygon":
         return polygon_in(points, width, height)
     if kind == "circle":
-        (x, y), radius = points[0], np.hypot(*(points[1] - points[0]))
-        rows, columns = np.mgrid[:height, :width] + 0.5
-        return Located.from_mask((columns - x) ** 2 + (rows - y) ** 2 < radius**2).rle()
+        radius = np.hypot(*(points[1] - points[0]))
+        return _ellipse(points[0], (radius, radius), 0, width, height)
     if kind == "mask":
         part = mask_pixels(base64.b64decode(shape["mask"]), "L") > 0
         x, y = points.min(0).astype(int)
@@ -295,6 +306,16 @@ def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, A
         mask[y : y + part.shape[0], x : x + part.shape[1]] = part
         return rle_of(Region.mask(mask), width, height)
     raise Unusable("not an area", f"a {kind} marks no pixels")
+
+
+def _ellipse(middle: Any, radii: tuple[float, float], degrees: float, width: int, height: int) -> dict[str, Any]:
+    """An ellipse about its middle (pixels), turned clockwise on the screen, as COCO RLE of the pixels centred in it."""
+    if min(radii) <= 0:
+        raise ValueError(f"an ellipse with radii {radii}: both must be above 0")
+    turn = np.deg2rad(degrees)
+    y, x = np.mgrid[:height, :width] + 0.5 - np.array(middle, float)[::-1, None, None]
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    return Located.from_mask((along / radii[0]) ** 2 + (across / radii[1]) ** 2 < 1).rle()
 
 
 def _replace(path: Path, content: bytes) -> None:

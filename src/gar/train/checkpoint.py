@@ -25,19 +25,19 @@ from gar.train.processes import gathered, rank_and_world
 
 
 def save(
-    out: Path, step: int, objective: Objective, optimizer: torch.optim.Optimizer, places: list[Any], keep: int
+    out: Path, step: int, objective: Objective, optimizer: torch.optim.Optimizer, progress: dict[str, Any], keep: int
 ) -> None:
     """Write a checkpoint, and remove all but the last `keep`. Every process calls it.
 
     Args:
-        places: JSON that `load` gives back: how far this process has come with the data.
+        progress: JSON that `load` gives back, of the first process.
     """
     rank, world = rank_and_world()
     temporary, final = out / "step.tmp", out / f"step-{step:08}"
     if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    every = gathered(places)  # and so the folder is there for all
+    gathered(None)  # the folder is there for all
     states = {"model": _weights(objective.model), "optimizer": _moments(optimizer)}
     if objective.heads is not None:
         states["heads"] = objective.heads.state_dict()
@@ -50,7 +50,7 @@ def save(
             sums[file.name] = _sum(file)
     sums = {file: digest for part in gathered(sums) for file, digest in part.items()}
     if rank == 0:
-        about = {"step": step, "processes": world, "places": every, "sha256": sums}
+        about = {"step": step, "processes": world, **progress, "sha256": sums}
         (temporary / "step.json").write_text(json.dumps(about, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
@@ -59,12 +59,12 @@ def save(
     gathered(None)
 
 
-def load(out: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, list[Any]]:
-    """Go on from the last checkpoint that is whole: its step and every process's places; without one (0, [])."""
+def load(out: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """Go on from the last checkpoint that is whole: its step, and what was saved about it; without one (0, {})."""
     rank, _ = rank_and_world()
     folder, about = gathered(_last_whole(out) if rank == 0 else None)[0] or (None, {})
     if folder is None:
-        return 0, []
+        return 0, {}
     _read(folder, "model", _weights(objective.model))
     if objective.heads is not None:
         _read(folder, "heads", objective.heads.state_dict())
@@ -74,7 +74,7 @@ def load(out: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> t
         p = parameters[int(index)]
         optimizer.state[p][moment] = torch.zeros(()) if moment == "step" else torch.zeros_like(p)
     _read(folder, "optimizer", _moments(optimizer))
-    return about["step"], about["places"]
+    return about["step"], about
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:

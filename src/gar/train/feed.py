@@ -9,14 +9,16 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from gar.data.conversation import chat_pack
 from gar.data.packing import Pack, pack
 from gar.data.sample import Sample
-from gar.data.stream import START, Data, Place
+from gar.data.stream import START, Data, Place, Rejects, made_of
 from gar.inputs.processor import GARProcessor
 from gar.train.recipes import Stage
 
@@ -44,7 +46,8 @@ def share(stage: Stage, rank: int, world: int) -> range:
 
 
 class Steps(Dataset):
-    """Step number -> this process's packs of that step, out of a list."""
+    """Step number -> this process's packs of that step, out of a list; or what is wrong with all of it, for the one
+    who asks to raise: thrown in a data worker, torch would make a trace the text of another error."""
 
     def __init__(
         self,
@@ -55,27 +58,39 @@ class Steps(Dataset):
         augment: Augment | None = None,
         rank: int = 0,
         world: int = 1,
+        rejects: Rejects | None = None,
     ):
         self.samples, self.stage, self.seed = samples, stage, seed
-        self.make = _Packer(processor, stage, augment)
+        self.rejects = rejects or Rejects()
+        self.make = Packer(processor, stage, augment)
         self.share = share(stage, rank, world)
 
     def __len__(self) -> int:
         return self.stage.steps
 
-    def __getitem__(self, step: int) -> list[Pack]:
-        """Samples in a fresh order each epoch; one that yields no pack is passed over for the next."""
-        packs: list[Pack] = []
-        place = step * self.stage.batch + self.share.start
-        while len(packs) < len(self.share):
-            epoch, index = divmod(place, len(self.samples))
-            rng = random.Random(f"{self.seed}/{self.stage.name}/{place}")
-            sample = self.samples[self._order(epoch)[index]]
-            made = self.make(sample, rng)
-            if made:
-                packs.append(made)
-            place += 1 if made else len(self.samples) // 2 + 1
-        return packs
+    def __getitem__(self, step: int) -> list[Pack] | Exception:
+        try:
+            return [self._pack(step * self.stage.batch + place) for place in self.share]
+        except (OSError, ValueError) as error:
+            return error
+
+    def _pack(self, place: int) -> Pack:
+        """Samples in a fresh order each epoch. One that cannot be used is noted, and the one half an epoch further on
+        taken in its place, or else one of those that follow."""
+        total = len(self.samples)
+        epoch, index = divmod(place, total)
+        half = max(total // 2, 1)
+        for further in chain([0], range(half, total), range(1, half)):
+            number = self._order(epoch)[(index + further) % total]
+            rng = random.Random(f"{self.seed}/{self.stage.name}/{place + further}")
+            try:
+                return made_of(self.samples[number], self.make, rng)
+            except ValueError as error:
+                self.rejects.add(f"sample {number}", error)
+        raise ValueError(
+            f"not one of {total} samples can be used in stage {self.stage.name} (rejected: {self.rejects.summary()}) "
+            f"{self.rejects.last}"
+        )
 
     def _order(self, epoch: int) -> list[int]:
         if getattr(self, "_epoch", None) != epoch:
@@ -104,7 +119,7 @@ class Walk(IterableDataset):
         places: Places,
     ):
         self.data, self.seed, self.rank, self.world = data, f"{seed}/{stage.name}", rank, world
-        self.make = _Packer(processor, stage, augment)
+        self.make = Packer(processor, stage, augment)
         self.share, self.steps = share(stage, rank, world), range(start, stage.steps)
         self.places = places
 
@@ -112,7 +127,7 @@ class Walk(IterableDataset):
         try:
             yield from self._steps()
         except (OSError, ValueError) as error:
-            yield error  # as it is: thrown in a data worker, torch would make a trace the text of another
+            yield error  # as `Steps` does
 
     def _steps(self) -> Iterator[tuple[list[Pack], int, Place]]:
         info = get_worker_info()
@@ -135,6 +150,7 @@ class Feed:
         places: how far each data worker of this process has come with what was given out; others' as at the start.
 
     Args:
+        source: a list, or data with rejects of its own. rejects: for what of a list cannot be used.
         start: the first step. places: as saved, of all processes; none to begin, or for a list of samples.
     """
 
@@ -150,40 +166,41 @@ class Feed:
         start: int,
         places: Places,
         workers: int,
+        rejects: Rejects | None = None,
     ):
-        loading: dict[str, Any] = {"batch_size": None, "num_workers": workers}
+        loading: dict[str, Any] = {"batch_size": None, "num_workers": workers, "collate_fn": _as_it_is}
         loading["prefetch_factor"] = 4 if workers else None
         if isinstance(source, Data):
             self.places = _dealt(places, world * max(workers, 1))
             walk = Walk(source, processor, stage, seed, augment, rank, world, start, self.places)
-            self._loader = DataLoader(walk, collate_fn=_as_it_is, **loading)
+            self._loader = DataLoader(walk, **loading)
         else:
             self.places = []
-            steps = Steps(source, processor, stage, seed, augment, rank, world)
-            self._loader = DataLoader(steps, sampler=range(start, stage.steps), collate_fn=list, **loading)
+            steps = Steps(source, processor, stage, seed, augment, rank, world, rejects)
+            self._loader = DataLoader(steps, sampler=range(start, stage.steps), **loading)
 
     def __iter__(self) -> Iterator[list[Pack]]:
-        if not self.places:
-            yield from self._loader
-            return
         for made in self._loader:
             if isinstance(made, Exception):
                 raise made
-            packs, taker, place = made
-            self.places[taker] = list(place)
-            yield packs
+            if self.places:
+                made, taker, place = made
+                self.places[taker] = list(place)
+            yield made
 
 
 @dataclass(frozen=True)
-class _Packer:
-    """`pack` with a stage's settings; a class, because it travels to worker processes."""
+class Packer:
+    """What a stage makes of a sample; a class, because it travels to worker processes."""
 
     processor: GARProcessor
     stage: Stage
-    augment: Augment | None
+    augment: Augment | None = None
 
     def __call__(self, sample: Sample, rng: random.Random) -> Pack | None:
         stage = self.stage
+        if stage.chat:
+            return chat_pack(sample, self.processor, rng, stage.regions)
         return pack(
             sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
             hidden=stage.hidden, zoomed=stage.zoomed,

@@ -22,15 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gar.data.formats import open_data
-from gar.data.packing import Pack, pack
-from gar.data.sample import Sample
+from gar.data.formats import open_together
+from gar.data.packing import Pack
+from gar.data.sample import replacing
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import save_released
 from gar.predictor import load
 from gar.train import recipes
+from gar.train.feed import Packer
 from gar.train.objective import ADAPTER, Objective
 from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage
@@ -46,7 +47,7 @@ ADAPTED = {
 
 
 def run(
-    data: str | Path,
+    data: Sequence[str | Path],
     out: Path,
     *,
     pictures: str | Path | None = None,
@@ -64,7 +65,7 @@ def run(
     """Train a checkpoint further. A stopped run goes on where it was.
 
     Args:
-        data, pictures: as for `open_data`.
+        data, pictures: as for `open_together`.
         out: checkpoints, logs and report, and the result, for `gar.load`: an adapter, or the whole model.
         model: as for `gar.load`.
         recipe: of `RECIPES`. epochs, rate: in place of the recipe's.
@@ -79,18 +80,22 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if model != "nano" and Path(model).exists():
+        model = str(Path(model).resolve())  # an adapter's base is found from everywhere
     rank, world = join("nccl" if device.startswith("cuda") else "gloo")
     if sharded and not dist.is_initialized():
         raise ValueError("--shard spreads a model over several processes: give --launch N too, or start with torchrun")
     begun, rejects = out / "begun.json", out / "rejects.jsonl"
-    settings = {"data": str(data), "pictures": str(pictures), "model": model, "recipe": recipe}
-    settings |= {"held_out": held_out, "seed": seed}
+    opened = open_together(data, pictures=pictures, rejects=rejects)
+    training, validation = split(opened, held_out, seed)
+    names = [str(path) for path in data]
+    settings = {"data": names, "pictures": str(pictures), "model": model, "recipe": recipe}
+    # Of another number of records others are held out.
+    settings |= {"records": training.num_records() + validation.num_records(), "held_out": held_out, "seed": seed}
     before = _go_on(begun, settings)
     if before is None and rank == 0:
         rejects.unlink(missing_ok=True)  # of a start that failed
     gathered(None)
-    opened = open_data(data, pictures=pictures, rejects=rejects)
-    training, validation = split(opened, held_out, seed)
     options = {} if epochs is None else {"epochs": epochs}
     (stage,) = RECIPES[recipe](training.num_records(), **options)
     if rate is not None:
@@ -102,18 +107,17 @@ def run(
     if not ready:
         reason = opened.rejects.last or "none of their questions fits"
         raise ValueError(
-            f"{data}: no held-out record can be used ({reason}); all reasons are in {rejects}. If the pictures lie "
-            "elsewhere, give --pictures DIR"
+            f"{', '.join(names)}: no held-out record can be used ({reason}); all reasons are in {rejects}. If "
+            "the pictures lie elsewhere, give --pictures DIR"
         )
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
     if rank == 0:
-        budget = memory(objective, max(ready, key=lambda p: len(p.input_ids)), stage, world if sharded else 1)
-        print(budget_table(budget, objective.device), file=sys.stderr)
+        tell_memory(objective, max(ready, key=lambda p: len(p.input_ids)), world if sharded else 1)
         if before is None:
             before = measure(objective, ready)
-            begun.parent.mkdir(parents=True, exist_ok=True)
-            begun.write_text(json.dumps({"settings": settings, "before": before}))
+            with replacing(begun) as temporary:
+                temporary.write_text(json.dumps({"settings": settings, "before": before}))
     before = gathered(before)[0]
     objective = train(
         network, processor, training, stage, out,
@@ -122,11 +126,8 @@ def run(
     )  # fmt: skip
     after = measure(objective, ready) if rank == 0 or sharded else {}
     weights = whole_weights(network, adapter=bool(stage.lora_rank))
-    report = {"data": str(data), "model": model, "recipe": recipe, "before": before, "after": after}
+    report = {"data": names, "model": model, "recipe": recipe, "before": before, "after": after}
     if rank == 0:
-        if counts := opened.rejects.counts():
-            listed = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-            print(f"gar: rejected: {listed}; see {rejects}", file=sys.stderr)
         write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     gathered(None)
@@ -137,15 +138,21 @@ def _go_on(begun: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """What was measured before, where a run has begun here; None where none has.
 
     Raises:
-        ValueError: it was another one.
+        ValueError: it was another one, or what is written of it is damaged.
     """
     if not begun.exists():
         return None
-    known = json.loads(begun.read_text())
+    try:
+        known = json.loads(begun.read_text())
+        there, before = known["settings"], known["before"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{begun} does not say what run this is ({error!r}): name another --out") from error
     for name, value in settings.items():
-        if (there := known["settings"][name]) != value:
-            raise ValueError(f"{begun.parent} holds a run with {name} {there}, not {value}: name another --out")
-    return known["before"]
+        if there.get(name) != value:
+            raise ValueError(
+                f"{begun.parent} holds a run with {name} {there.get(name)}, not {value}: name another --out"
+            )
+    return before
 
 
 def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
@@ -175,6 +182,11 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:
 def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditionalGeneration, GARProcessor]:
     """A checkpoint to train: in float32, of frozen weights under adapters on a GPU in bfloat16 or 4 bits."""
     if stage.four_bit:
+        if name == "nano" or Path(name, "adapter_config.json").exists():
+            raise ValueError(
+                f"{name}: weights become 4 bits as they are read from a whole checkpoint: take --lora, or make one of "
+                "an adapter first, by gar train export"
+            )
         if not device.startswith("cuda") or find_spec("bitsandbytes") is None:
             raise ValueError(
                 "4-bit weights need a CUDA GPU and bitsandbytes: pip install bitsandbytes there, or take --lora"
@@ -222,11 +234,7 @@ def add_adapter(model: GARForConditionalGeneration, stage: Stage, base: str, see
 
 def packs_of(data: Data, processor: GARProcessor, stage: Stage, seed: int) -> list[Pack]:
     """What held-out records are asked: the same at every measurement. Those that cannot be used are rejects."""
-
-    def asked(sample: Sample, rng: random.Random) -> Pack | None:
-        return pack(sample, processor, rng, num_turns=stage.turns, max_regions=stage.regions)
-
-    return [made for _, made in data.records(asked, f"{seed}/measure")]
+    return [made for _, made in data.records(Packer(processor, stage), f"{seed}/measure")]
 
 
 def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
@@ -249,18 +257,44 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
     return {"loss": round(loss / tokens, 4), "exact": exact.pop("all"), "answers": asked["all"], "types": exact}
 
 
-def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> dict[str, int]:
-    """Bytes of each process in training, from the tensors themselves and from one pass.
-
-    On a GPU it goes forward and all the way back, to the first weight that trains: the others' gradients, which would
-    need as much room as all weights, are not made. Its highest mark counts; elsewhere, what autograd keeps to go back.
+def tell_memory(objective: Objective, packed: Pack, processes: int) -> None:
+    """Print what one process will need: first what it holds, so that this is told where even measuring takes too much;
+    then what a pass keeps, and the sum, against what it can have of a GPU: what it has already, and what is free.
 
     Args:
         packed: the longest example to be expected.
         processes: that share weights, gradients and the optimiser's state.
     """
+
+    def say(sizes: dict[str, int], where: str = "") -> None:
+        for name, size in sizes.items():
+            print(f"  {name:12}{size / 2**30:9.3f} GiB{where}", file=sys.stderr)
+
+    print("memory of one process, measured on its longest held-out example", file=sys.stderr)
+    held = memory(objective, processes)
+    say(held)
+    kept = activations(objective, packed, processes)
+    say({"activations": kept, "sum": sum(held.values()) + kept})
+    if (device := objective.device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        say({"there is": free}, f" on {device}")
+
+
+def memory(objective: Objective, processes: int) -> dict[str, int]:
+    """Bytes that each process holds in training, from the tensors themselves."""
     weights = sum(t.numel() * t.element_size() for t in (*objective.parameters(), *objective.buffers()))
     gradients = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
+    sizes = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients}
+    return {name: size // processes for name, size in sizes.items()}
+
+
+def activations(objective: Objective, packed: Pack, processes: int) -> int:
+    """Bytes that each process keeps of a pass, by going through it once.
+
+    On a GPU it goes forward and all the way back, to the first weight that trains: the others' gradients, which would
+    need as much room as all weights, are not made. Its highest mark counts; elsewhere, what autograd keeps to go back.
+    """
+    stage = objective.stage
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in objective.parameters()}
 
@@ -276,26 +310,12 @@ def memory(objective: Objective, packed: Pack, stage: Stage, processes: int) -> 
         torch.cuda.reset_peak_memory_stats(objective.device)
         first = next(p for p in objective.parameters() if p.requires_grad)
         torch.autograd.grad(objective([packed])[0], first)
-        activations = torch.cuda.max_memory_allocated(objective.device) - before
+        needed = torch.cuda.max_memory_allocated(objective.device) - before
     else:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             objective([packed])
-        activations = sum(kept.values())
-    together = stage.at_once or math.ceil(stage.batch / processes)
-    return {
-        "weights": weights // processes,
-        "gradients": gradients // processes,
-        "optimiser": 2 * gradients // processes,
-        "activations": activations * together,
-    }
-
-
-def budget_table(budget: dict[str, int], device: torch.device) -> str:
-    """The budget as lines, against what the process can have of a GPU: what it holds already, and what is free."""
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
-    lines = [f"{name:12}{size / 2**30:9.3f} GiB" for name, size in {**budget, "sum": sum(budget.values())}.items()]
-    lines += [f"{'there is':12}{free / 2**30:9.3f} GiB on {device}"] if free else []
-    return "memory of one process, measured on its longest held-out example\n  " + "\n  ".join(lines)
+        needed = sum(kept.values())
+    return needed * (stage.at_once or math.ceil(stage.batch / processes))
 
 
 def whole_weights(model: GARForConditionalGeneration, adapter: bool) -> dict[str, Tensor]:
@@ -328,7 +348,7 @@ def write_result(
 
 
 def export(run: str, out: Path, released: bool = False) -> None:
-    """Write a model, or a base model with its adapter merged into it, as a checkpoint of its own.
+    """Write a model, or a base model with its adapter merged into it, as a checkpoint of its own, of the same dtype.
 
     Args:
         run: as for `gar.load`.
@@ -337,7 +357,7 @@ def export(run: str, out: Path, released: bool = False) -> None:
     Raises:
         ValueError: the released layout has no words for this model.
     """
-    predictor = load(run, device="cpu")
+    predictor = load(run, device="cpu", dtype="stored")
     if released:
         save_released(predictor.model, out)
     else:

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from gar.data.sample import replacing
+
 MISSING = "pip install 'grasp-any-region[train]'"
 
 
@@ -27,9 +29,9 @@ class Log:
         self._console = Console(stderr=True, soft_wrap=True, markup=False)
         if quiet:
             return
-        out.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self._lines() if line["step"] <= start]
-        self.file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with replacing(self.file) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -91,7 +93,11 @@ class Log:
         """Its lines so far; a last one that was cut off does not count."""
         if not self.file.exists():
             return []
-        return [json.loads(line) for line in self.file.read_text().split("\n")[:-1]]
+        lines = self.file.read_text().split("\n")[:-1]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"{self.file} has a line that is not JSON ({error}): remove that line") from error
 
     def _say(self, text: str) -> None:
         self._console.print(f"{self.name} {text}")

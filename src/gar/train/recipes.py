@@ -13,6 +13,8 @@ class Stage:
     """One stretch of training with one set of settings.
 
     steps: optimiser steps. batch: pictures a step, of all processes. turns, regions: at most so many a picture.
+    chat: the turns about a picture are one chat, in which later answers see the earlier ones, as published; else each
+        stands by itself. All of them, whatever `turns` says, and not with `drill`, `hidden` or `zoomed`.
     drill: how often nano reads short questions in one wording each (`gar.scenes.text.drill`) in place of a whole talk.
     hidden: how often the turns about a picture see only their regions' summaries, and no picture.
     zoomed: how often the picture is cropped to a part with all marked regions; for stages without `language`.
@@ -33,7 +35,7 @@ class Stage:
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     balance: how far a long answer is kept from outweighing a short one, see `answer_loss`.
-    spike: a loss so many times that of the steps before stops the run; 0 never.
+    spike: a loss so many times that of the steps before, and far outside of how they scatter, stops the run; 0 never.
     max_tiles: most tiles of a picture; 0 leaves it to the checkpoint.
     """
 
@@ -42,6 +44,7 @@ class Stage:
     batch: int
     turns: int
     regions: int
+    chat: bool = False
     drill: float = 0.0
     hidden: float = 0.0
     zoomed: float = 0.0
@@ -64,7 +67,7 @@ class Stage:
     heads: float = 1.0
     ranking: float = 1.0
     balance: float = 0.0
-    spike: float = 20.0
+    spike: float = 3.0
     max_tiles: int = 0
 
     def __post_init__(self):
@@ -104,15 +107,16 @@ def nano_again() -> list[Stage]:
 
 
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
-    """GAR-1B as published: everything trains, 64 pictures a step, at most 16 tiles each (arXiv 2510.18876).
+    """GAR-1B as published: everything trains, 64 pictures a step, a chat and at most 16 tiles each (arXiv 2510.18876).
 
     The published run warms up by fractions of a step from 1e-5 of the rate; this one from one step's share of it.
     """
     steps = _steps(samples, epochs, batch=64)
     return [
         Stage(
-            "gar-1b", steps=steps, batch=64, at_once=1, turns=4, regions=4, max_tiles=16, rate=1e-5, tower_rate=1.0,
-            betas=(0.9, 0.999), warmup=math.ceil(0.03 * steps), weight_decay=0.0, heads=0.0, ranking=0.0,
+            "gar-1b", steps=steps, batch=64, at_once=1, turns=4, regions=4, chat=True, max_tiles=16, rate=1e-5,
+            tower_rate=1.0, betas=(0.9, 0.999), warmup=math.ceil(0.03 * steps), weight_decay=0.0, heads=0.0,
+            ranking=0.0,
         ),
     ]  # fmt: skip
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -23,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from gar.data.packing import Pack, Reading, collate
 from gar.data.sample import Sample, write_shard
-from gar.data.stream import Data
+from gar.data.stream import Data, Rejects
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.checkpoint import load, save
@@ -35,6 +37,7 @@ from gar.train.processes import gathered, rank_and_world
 from gar.train.recipes import Stage
 
 CALM = 50  # steps before a loss can be called a spike
+DEVIATIONS = 10  # of the losses of those steps, at least, that a spike is above their mean
 
 
 def train(
@@ -75,15 +78,16 @@ def train(
     if sharded:
         objective.shard(init_device_mesh(objective.device.type, (world,)))
     optimizer, peaks = objective.optimizer()
-    start, places = load(out, objective, optimizer)
-    saved = [place for part in places for place in part]
-    feed = Feed(samples, processor, stage, seed, augment, rank, world, start, saved, workers)
+    start, last = load(out, objective, optimizer)
+    rejects = samples.rejects if isinstance(samples, Data) else Rejects(out / "rejects.jsonl")
+    feed = Feed(samples, processor, stage, seed, augment, rank, world, start, last.get("places", []), workers, rejects)
     count = len(samples) if isinstance(samples, Sequence) else None
     log = Log(out, stage.name, start, quiet=rank > 0)
     log.begin(asdict(stage) | {"seed": seed, "samples": count, "processes": world, "sharded": sharded})
     objective.training_mode()
-    sums: Counter[str] = Counter()
-    recent: deque[float] = deque(maxlen=CALM)
+    # Of the steps since the last line of the log; what stands in a checkpoint is of all processes together.
+    sums: Counter[str] = Counter(last.get("sums") if rank == 0 else None)
+    recent: deque[float] = deque(last.get("recent", ()), maxlen=CALM)
     began = time.monotonic()
 
     for step, packs in enumerate(feed, start=start):
@@ -95,11 +99,13 @@ def train(
         optimizer.step()
         done = step + 1
         if done % log_every == 0 or done == stage.steps:
-            log(_averages(gathered(sums)) | {"step": done, "seconds": round(time.monotonic() - began, 1)})
+            log(_averages(_total(sums)) | {"step": done, "seconds": round(time.monotonic() - began, 1)})
             sums.clear()
         if done % save_every == 0 or done == stage.steps:
             mine = feed.places[rank * max(workers, 1) : (rank + 1) * max(workers, 1)]
-            save(out, done, objective, optimizer, mine, keep)
+            places = [place for part in gathered(mine) for place in part]
+            progress = {"places": places, "sums": _total(sums), "recent": [*recent]}
+            save(out, done, objective, optimizer, progress, keep)
             if validate and (rank == 0 or sharded):
                 objective.eval()
                 log({"step": done, "validation": validate(objective)})
@@ -107,6 +113,8 @@ def train(
             log.plot()
     objective.eval()
     log.close()
+    if rank == 0 and (rejected := rejects.summary()):
+        print(f"gar: rejected: {rejected}" + (f"; see {rejects.path}" if rejects.path else ""), file=sys.stderr)
     return objective
 
 
@@ -176,8 +184,11 @@ def _check(
     objective: Objective,
 ) -> None:
     """Stop, before the weights are touched, where the loss is no number or a spike; keep what was seen."""
-    usual = sum(recent) / max(len(recent), 1) + 0.1  # a loss near nothing has no spikes
-    spike = stage.spike and len(recent) == CALM and loss > stage.spike * usual
+    # Of the steps before, losses scatter by a fifth of their mean where batches are large, by as much as itself where
+    # they are small; both bounds keep chance from ending a run, the first alone where losses hardly scatter.
+    usual, scatter = (float(np.mean(recent)), float(np.std(recent))) if recent else (0.0, 0.0)
+    usual += 0.1  # a loss near nothing has no spikes
+    spike = stage.spike and len(recent) == CALM and loss > max(stage.spike * usual, usual + DEVIATIONS * scatter)
     recent.append(loss)
     if math.isfinite(loss) and math.isfinite(norm) and not spike:
         return
@@ -194,11 +205,16 @@ def _check(
     )
 
 
-def _averages(parts: list[Counter[str]]) -> dict[str, float]:
-    """Figures per step, and shares, of all processes together."""
-    sums: Counter[str] = Counter()
-    for part in parts:
-        sums.update(part)
+def _total(sums: Counter[str]) -> Counter[str]:
+    """Figures of all processes together."""
+    total: Counter[str] = Counter()
+    for part in gathered(sums):
+        total.update(part)
+    return total
+
+
+def _averages(sums: Counter[str]) -> dict[str, float]:
+    """Figures per step, and shares."""
     steps = sums["steps"]
     line = {name: round(sums[name] / steps, 6) for name in ("language", "heads") if name in sums}
     for name in sums:
