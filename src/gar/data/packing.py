@@ -216,13 +216,13 @@ class Reading:
     attention_mask: Tensor  # (R, 1, S, S)
 
     @classmethod
-    def of(cls, packs: Sequence[Pack], pad_id: int) -> Reading:
+    def of(cls, packs: Sequence[Pack], pad_id: int, device: torch.device | None = None) -> Reading:
         rows = [(i, *span) for i, p in enumerate(packs) for span in _rows(p)]
         length = max(end - start for _, start, end in rows)
 
         def padded(name: str, value: int) -> Tensor:
             each = (getattr(packs[i], name)[start:end] for i, start, end in rows)
-            return torch.tensor([row + [value] * (length - len(row)) for row in each])
+            return torch.tensor([row + [value] * (length - len(row)) for row in each]).to(device)
 
         return cls(
             rows,
@@ -248,10 +248,10 @@ def _rows(packed: Pack) -> list[tuple[int, int]]:
 def packed_attention(segments_BS: Tensor, parents_BS: Tensor) -> Tensor:
     """Who may look at whom: branches and their parents (B, S), -1 for padding -> (B, S, S) bool, row sees column."""
     length = segments_BS.shape[1]
-    causal_SS = torch.ones(length, length, dtype=torch.bool).tril()
+    causal_SS = torch.ones(length, length, dtype=torch.bool, device=segments_BS.device).tril()
     rows, columns = segments_BS[:, :, None], segments_BS[:, None, :]
     allowed = causal_SS & ((columns == rows) | (columns == parents_BS[:, :, None]) | (columns == 0))
-    return allowed | torch.eye(length, dtype=torch.bool)  # a padded row must attend to something
+    return allowed | torch.eye(length, dtype=torch.bool, device=allowed.device)  # padding must attend to something
 
 
 @dataclass(frozen=True)
@@ -323,15 +323,23 @@ class Spoken:
         Returns:
             The mean cross-entropy over multiple-choice turns (zero without any), how many were right, how many asked.
         """
-        shares = [
-            torch.stack([-self.losses[option.start : option.stop].mean() for option in options]).log_softmax(0)
-            for options in self.turns
-            if len(options) > 1
-        ]
-        if not shares:
+        asked = [options for options in self.turns if len(options) > 1]
+        if not asked:
             return self.losses.new_zeros(()), 0, 0
-        right = sum(int(share.argmax() == 0) for share in shares)
-        return -torch.stack([share[0] for share in shares]).mean(), right, len(shares)
+        most = max(map(len, asked))
+        # All options of all turns at once: on a GPU a loop over them would take longer than everything else.
+        owners = [
+            (turn * most + k, n)
+            for turn, options in enumerate(asked)
+            for k, tokens in enumerate(options)
+            for n in tokens
+        ]
+        option_N, token_N = torch.tensor(owners, device=self.losses.device).T
+        sums_O = self.losses.new_zeros(len(asked) * most).index_add(0, option_N, self.losses[token_N])
+        counts_O = option_N.bincount(minlength=len(sums_O))
+        mean_TO = (sums_O / counts_O.clamp(min=1)).masked_fill(counts_O == 0, math.inf).view(len(asked), most)
+        shares_TO = (-mean_TO).log_softmax(1)
+        return -shares_TO[:, 0].mean(), int((shares_TO.argmax(1) == 0).sum()), len(asked)
 
     def word_for_word(self) -> list[bool]:
         """For each turn, whether greedy decoding gives the right answer to the token."""

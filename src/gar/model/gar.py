@@ -173,17 +173,20 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         embeds_BSD, regions_RPD = embeds_BSD.clone(), regions_RPD.to(embeds_BSD.dtype)  # autocast leaves them apart
         owner = {(b, k): r for r, (b, k) in enumerate((b, k) for b, boxes in enumerate(region_boxes) for k in boxes)}
         cells = regions_RPD.shape[1]
-        for k, token in enumerate(self.config.crop_token_ids):
-            runs = input_ids == token
-            for b in runs.any(1).nonzero().flatten().tolist():
-                if (b, k) not in owner:
-                    raise ValueError(f"request {b} has placeholders of <Prompt{k}> but no box for it in region_boxes")
-                count = int(runs[b].sum())
-                if count % cells:
-                    raise ValueError(
-                        f"request {b} has {count} placeholders of <Prompt{k}>, but its region has {cells} cells"
-                    )
-                embeds_BSD[b, runs[b]] = regions_RPD[owner[b, k]].repeat(count // cells, 1)
+        where_BSK = input_ids[..., None] == torch.tensor(self.config.crop_token_ids, device=input_ids.device)
+        counts = where_BSK.sum(1).tolist()
+        for b, k in ((b, k) for b, row in enumerate(counts) for k, count in enumerate(row) if count):
+            if (b, k) not in owner:
+                raise ValueError(f"request {b} has placeholders of <Prompt{k}> but no box for it in region_boxes")
+            if counts[b][k] % cells:
+                raise ValueError(
+                    f"request {b} has {counts[b][k]} placeholders of <Prompt{k}>, but its region has {cells} cells"
+                )
+        if owner:
+            table = [[owner.get((b, k), 0) for k in range(len(row))] for b, row in enumerate(counts)]
+            b, s, k = where_BSK.nonzero(as_tuple=True)
+            cell = (where_BSK.cumsum(1)[b, s, k] - 1) % cells
+            embeds_BSD[b, s] = regions_RPD[torch.tensor(table, device=b.device)[b, k], cell]
         return embeds_BSD
 
     @staticmethod

@@ -62,8 +62,9 @@ class RegionHeads(nn.Module):
 
         side = int((len(context_ND) / len(packs)) ** 0.5)
         cells = [thing for p in packs for thing in cells_of(p, side)]
-        known = torch.tensor([cell is not HARD for cell in cells])
-        there = torch.tensor([isinstance(cell, dict) for cell in cells])[known]
+        device = context_ND.device
+        known = torch.tensor([cell is not HARD for cell in cells], device=device)
+        there = torch.tensor([isinstance(cell, dict) for cell in cells], device=device)[known]
         logits_N = self.occupied(context_ND).squeeze(1)[known]
         losses.append(F.binary_cross_entropy_with_logits(logits_N, there.float()))
         right["occupied"] = (int(((logits_N > 0) == there).sum()), len(there))
@@ -75,7 +76,7 @@ class RegionHeads(nn.Module):
             ]
             self._read(name, " in cell", target_N, context_ND, embeddings_VD, losses, right)
 
-        first, second, target_NP = _pairs(packs)
+        first, second, target_NP = (values.to(device) for values in _pairs(packs))
         if len(first):
             logits_NP = self.pairs(torch.cat([summaries_RD[first], summaries_RD[second]], 1))
             known = target_NP >= 0
@@ -100,7 +101,7 @@ class RegionHeads(nn.Module):
         right: dict[str, tuple[int, int]],
     ) -> None:
         """Add the loss of an attribute's words on vectors, and how many are right."""
-        target_N = torch.tensor(target)
+        target_N = torch.tensor(target, device=vectors_ND.device)
         known = target_N != IGNORED
         if known.any():
             # Directions only: both grow in training, and the loss must not grow with them.

@@ -37,6 +37,8 @@ def part_of(name: str) -> str:
 class Objective(nn.Module):
     """A model with the loss of one stage; on a GPU in bfloat16 where that is safe, and with activations recomputed.
 
+    But not nano, or any model with a convolutional tower: it is so small that both would only take time.
+
     Args:
         heads: auxiliary heads, or None.
         pad_id: of the tokenizer.
@@ -51,7 +53,10 @@ class Objective(nn.Module):
         freeze(model, stage)
         self.vision_trains = any(p.requires_grad and part_of(name) in VISION for name, p in model.named_parameters())
         self.device = next(model.parameters()).device
-        if self.device.type == "cuda":
+        if self.heads is not None:
+            self.heads.to(self.device)
+        self.thrifty = self.device.type == "cuda" and not model.config.tower_levels
+        if self.thrifty:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def training_mode(self) -> None:
@@ -64,7 +69,7 @@ class Objective(nn.Module):
 
         Packs without a prefix need a model that adds summaries to the names of regions.
         """
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.thrifty):
             return self._forward(packs)
 
     def _forward(self, packs: Sequence[Pack]) -> tuple[Tensor, dict[str, float], Spoken | None]:
@@ -83,9 +88,9 @@ class Objective(nn.Module):
                 own = [i for i, p in enumerate(packs) if p.hidden is hidden]
                 if not own:
                     continue
-                reading = Reading.of([packs[i] for i in own], self.pad_id)
+                reading = Reading.of([packs[i] for i in own], self.pad_id, self.device)
                 of_rows = [own[pack] for pack, _, _ in reading.rows]
-                ids, its_boxes = reading.input_ids.to(self.device), [boxes[i] for i in of_rows]
+                ids, its_boxes = reading.input_ids, [boxes[i] for i in of_rows]
                 its_regions = torch.cat([each[i] for i in of_rows])
                 if hidden:
                     embeds = inner.embed_text(ids, its_regions, its_boxes)
@@ -109,8 +114,8 @@ class Objective(nn.Module):
         """What the language model says where the answers of some packs stand."""
         hidden_RSD = self.model.model.language_model(
             inputs_embeds=embeds_RSD,
-            attention_mask=reading.attention_mask.to(embeds_RSD.device),
-            position_ids=reading.position_ids.to(embeds_RSD.device),
+            attention_mask=reading.attention_mask,
+            position_ids=reading.position_ids,
             use_cache=False,
         ).last_hidden_state
         return Spoken.of(packs, reading, lambda rows, places: self.model.lm_head(hidden_RSD[rows, places]))
