@@ -373,14 +373,27 @@ def test_nano_goes_on_from_an_earlier_one_and_a_model_of_another_kind_does_not(s
     nano.run([data], data, out, tell, tell, start="nano", stages=stages)
     earlier, later = gar.load("nano"), gar.load(out / "model")
     assert later.processor.tokenizer.get_vocab() == earlier.processor.tokenizer.get_vocab()
-    pairs = zip(earlier.model.parameters(), later.model.parameters(), strict=True)
-    moved = [(before - after).abs().max().item() for before, after in pairs]
+    were, are = earlier.model.state_dict(), later.model.state_dict()
+    moved = [(before - are[name]).abs().max().item() for name, before in were.items()]
     assert 0 < max(moved) < 0.05  # the first step of a warm-up, from where the earlier one was
     other = GARForConditionalGeneration(released_processor.config)
     other.save_pretrained(tmp_path / "other")
     released_processor.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="is no nano"):
         nano.run([data], data, tmp_path / "again", tell, tell, start=str(tmp_path / "other"))
+
+
+def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refused(processor):
+    config = nano.config(processor.tokenizer)
+    config.text_config.num_hidden_layers -= 2
+    torch.manual_seed(1)
+    earlier = GARForConditionalGeneration(config).eval()
+    later = nano.grown(earlier, processor.tokenizer).eval()
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(later(input_ids=ids).logits, earlier(input_ids=ids).logits)
+    assert later.num_parameters() > earlier.num_parameters()
+    with pytest.raises(ValueError, match="other sizes"):
+        nano.grown(fresh(processor), processor.tokenizer)  # it sees pictures of 64 pixels
 
 
 def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells(samples, processor):

@@ -98,12 +98,9 @@ def nano() -> list[Stage]:
 
 
 def nano_again() -> list[Stage]:
-    """The built-in model goes on from an earlier one, on more scenes: smaller steps, and it can compare already."""
+    """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU."""
     vision, _, language = nano()
-    return [
-        replace(vision, steps=1000, rate=7e-4),
-        replace(language, steps=1000, rate=1e-3, muon_rate=8e-3),
-    ]
+    return [replace(vision, steps=2000, batch=32), replace(language, steps=4000, batch=16)]
 
 
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
