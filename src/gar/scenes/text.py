@@ -629,6 +629,21 @@ def _drill_size(facts: Facts, rng: Random) -> Turn | None:
     return Turn(ask.LARGER[0].format(p=_name(i), q=_name(j)), word, "size")
 
 
+def _drill_which(facts: Facts, rng: Random) -> Turn | None:
+    """Which of two to four is, as the only one of them, of a color, category, material or pattern."""
+    name = rng.choice(("color", "category", "material", "pattern"))
+    ids, things = _telling(facts, _whole(facts), name), facts["things"]
+    i = _spread(facts, ids, name, rng)
+    others = [j for j in ids if i is not None and things[j][name] != things[i][name]]
+    if i is None or not others:
+        return None
+    ids = [i, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
+    value = things[i][name]
+    x = a(value) if name == "category" else value
+    listed = _list(rng.sample(ids, len(ids)), rng)
+    return Turn(ask.WHICH[3].format(list=listed, x=x), _name(i), name)
+
+
 def _drill_same(facts: Facts, rng: Random) -> Turn | None:
     """Whether two share an attribute: yes as often as no, where a scene has both."""
     name = rng.choice(("color", "color", "category", "pattern", "material"))
@@ -704,8 +719,8 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
 
 
 DRILLS = (
-    *(_drill_pair, _drill_pair, _drill_end, _drill_end, _drill_place),
-    *(_drill_size, _drill_same, _drill_count, _drill_attribute, _drill_attribute),
+    *(_drill_pair, _drill_pair, _drill_end, _drill_end, _drill_place, _drill_place),
+    *(_drill_which, _drill_which, _drill_size, _drill_same, _drill_count, _drill_attribute, _drill_attribute),
     *(_drill_kind, _drill_contact, _drill_picture),
 )
 
