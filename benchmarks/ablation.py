@@ -10,9 +10,9 @@
     g1  preamble only     as d, without the summary at the mentions
     g2  in place only     as d, the 16 tokens behind each mention of the name instead: no preamble, no summary
 
-All have the same vision (frozen: of `--start`, the stage "vision" of `gar train nano`), the same questions, steps and
-sizes, and for each seed the same first language model and the same order. What trains is the language model and the
-layer that makes summaries, which begins as in `--start`. Frozen vision is encoded once, and the vectors are kept.
+All have the same vision (frozen: that of the nano `--start`), the same questions, steps and sizes, and for each seed
+the same first language model and the same order. What trains is the language model and the layer that makes summaries,
+which begins as in `--start`. Frozen vision is encoded once, and the vectors are kept.
 
 A pack marks just the regions that its questions name; about half of the packs mark one. Where several are marked, a
 cannot know which of them is called what: see the row "one of several". And the vision was trained, by auxiliary heads,
@@ -23,7 +23,7 @@ that compare regions in one wording each (`gar.scenes.text.drill`), because in m
 compare at all. With options, the right one must
 be ranked first; without, greedy decoding must give the very word. "guess": always the word that is right most often.
 
-    python benchmarks/ablation.py --train DIR --test DIR --start RUN/vision --out OUT
+    python benchmarks/ablation.py --train DIR --test DIR --out OUT [--start MODEL]
         [--steps 700] [--scenes 3000] [--seeds 0 1 2] [--variants a b ...] [--jobs 2]
 
 One thread a job. A finished run is a file `OUT/runs/VARIANT-SEED.json` and is not run again, nor is finished encoding;
@@ -41,6 +41,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import islice, repeat
@@ -56,7 +57,7 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from gar.data.packing import Pack, Reading, Spoken, named, pack
 from gar.data.sample import Sample, Turn, read_shards, replacing
@@ -64,10 +65,10 @@ from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import NO_FAULTS, Form, PromptWriter, ReleasedFaults
 from gar.inputs.tiling import normalise as scaled
 from gar.model.gar import GARForConditionalGeneration
+from gar.predictor import Predictor, load
 from gar.regions import Located
 from gar.scenes.grammar import normalise
 from gar.scenes.text import drill
-from gar.train import nano
 from gar.train.objective import Objective, part_of
 from gar.train.recipes import Stage
 from gar.train.recipes import nano as nano_stages
@@ -119,7 +120,7 @@ class Settings:
 
     train: Path
     test: Path
-    start: Path
+    start: str
     out: Path
     scenes: int = 3000
     steps: int = 700
@@ -240,25 +241,25 @@ def draw(samples: Sequence[Sample], first: int, split: Split, processor: GARProc
 
 
 @cache
-def tokenizer_of(start: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of the run that a vision stage belongs to: a folder beside it."""
-    for folder in start.resolve().parents:
-        if (folder / "tokenizer").is_dir():
-            return AutoTokenizer.from_pretrained(folder / "tokenizer")
-    raise SystemExit(f"no folder `tokenizer` beside {start}: give the folder `vision` of a run of `gar train nano`")
+def opened(start: str) -> Predictor:
+    """The nano whose vision is used."""
+    found = load(start, device="cpu")
+    if found.model.config.prompt_style != "nano":
+        raise ValueError(f"--start {start} is no nano")
+    return found
+
+
+def tokenizer_of(start: str) -> PreTrainedTokenizerFast:
+    return opened(start).processor.tokenizer
 
 
 def fresh(settings: Settings, seed: int) -> GARForConditionalGeneration:
     """Trained vision, and a language model that has learned nothing; its embeddings are those that vision points to."""
-    files = sorted(settings.start.glob("step-*/model.safetensors")) or [settings.start / "model.safetensors"]
-    if not files[-1].exists():
-        raise SystemExit(f"no checkpoint in {settings.start}: give the folder `vision` of a run of `gar train nano`")
+    trained = opened(settings.start).model
     torch.manual_seed(seed)
-    model = GARForConditionalGeneration(nano.config(tokenizer_of(settings.start)))
-    weights = {name: value for name, value in load_file(files[-1]).items() if not _learns(name)}
-    missing, unknown = model.load_state_dict(weights, strict=False)
-    if odd := sorted([*unknown, *(name for name in missing if not _learns(name))]):
-        raise SystemExit(f"{files[-1]} is no vision stage of nano: {len(odd)} weights differ, such as {odd[0]}")
+    model = GARForConditionalGeneration(deepcopy(trained.config))
+    weights = {name: value for name, value in trained.state_dict().items() if not _learns(name)}
+    model.load_state_dict(weights, strict=False)
     return model.eval()
 
 
@@ -322,7 +323,7 @@ def vectors(settings: Settings, split: Split) -> dict[str, Tensor]:
 def packs(settings: Settings, split: Split, context: bool, place: Place) -> list[tuple[int, Pack]]:
     """All packs of a split with the places of their scenes, in one layout of their text."""
     tokenizer = tokenizer_of(settings.start)
-    processor = Blind(nano.config(tokenizer), tokenizer)
+    processor = Blind(opened(settings.start).model.config, tokenizer)
     processor.prompts = Writer(tokenizer, processor.config, context, place)
     return list(draw(scenes(settings, split), 0, split, processor))
 
@@ -588,7 +589,7 @@ def ablate(settings: Settings, names: Sequence[str], seeds: Sequence[int], jobs:
         raise SystemExit(f"{settings.out} holds an ablation with other settings ({file}): give another --out")
     with replacing(file) as temporary:
         temporary.write_text(about)
-    fresh(settings, seed=0)  # complains here, and not in every process
+    opened(settings.start)  # complains here, and not in every process
     splits: tuple[Split, ...] = ("test", "train")
     todo: list[tuple[Settings, Split, int]] = [
         (settings, split, part) for split in splits for part in parts(settings, split)
@@ -603,9 +604,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, what in {
         "train": "folder of shards to train on", "test": "folder of shards to test on",
-        "start": "folder of a vision stage", "out": "folder for everything",
+        "out": "folder for everything",
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser.add_argument("--start", default="nano", help="the nano whose vision is used; the built-in one if not given")
     parser.add_argument("--scenes", type=int, default=Settings.scenes, help="so many to train on")
     parser.add_argument("--steps", type=int, default=Settings.steps, help="of 4 packs each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from test_training import processor, samples  # noqa: F401
 
 from gar.data.packing import Reading, collate, pack
@@ -28,7 +27,7 @@ SAME = Turn("Is the color of <Prompt0> the same as that of <Prompt1>?", "No, it 
 
 @pytest.fixture(scope="module")
 def settings(samples, processor, tmp_path_factory) -> Any:  # noqa: F811
-    """Four scenes and a vision stage that was not trained, its mask embedding at random."""
+    """Four scenes and a nano that was not trained, its mask embedding at random."""
     folder = tmp_path_factory.mktemp("ablation")
     more = {"shape": "cube", "material": "matte", "pattern": "plain", "size": "small", "clipped": False, "radius": 1.0}
     scenes = []
@@ -39,12 +38,9 @@ def settings(samples, processor, tmp_path_factory) -> Any:  # noqa: F811
     write_shard(scenes, folder / "scenes" / "part.parquet")
     model = nano.build(processor.tokenizer)
     torch.nn.init.normal_(model.model.mask_patch_embedding.weight, std=0.5)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    (folder / "run" / "vision" / "step-00000001").mkdir(parents=True)
-    save_file(state, folder / "run" / "vision" / "step-00000001" / "model.safetensors")
-    processor.tokenizer.save_pretrained(folder / "run" / "tokenizer")
+    nano.export(model, GARProcessor(model.config, processor.tokenizer), folder / "model")
     made = ablation.Settings(
-        folder / "scenes", folder / "scenes", folder / "run" / "vision", folder / "out", scenes=4, steps=2
+        folder / "scenes", folder / "scenes", str(folder / "model"), folder / "out", scenes=4, steps=2
     )
     ablation.encode(made, "train", 0)
     return made
@@ -77,11 +73,12 @@ def test_the_tokens_of_picture_and_regions_stand_where_a_variant_says(settings):
         return packed.input_ids.count(config.image_token_id), sum(crops), names
 
     regions = next(len(p.things) for p in ablation.seen(settings, "train", ablation.VARIANTS["d"]) if len(p.things) > 1)
-    _, _, mentions = counts("a")
-    assert counts("a") == (49, 0, mentions)
+    context, _, mentions = counts("a")
+    assert context == ablation.opened(settings.start).model.config.tokens_per_tile
+    assert counts("a") == (context, 0, mentions)
     assert counts("b") == (0, 16 * regions, mentions + regions)
-    assert counts("d") == counts("c") == counts("g1") == (49, 16 * regions, mentions + regions)
-    assert counts("g2") == (49, 16 * mentions, mentions)
+    assert counts("d") == counts("c") == counts("g1") == (context, 16 * regions, mentions + regions)
+    assert counts("g2") == (context, 16 * mentions, mentions)
 
 
 @torch.no_grad()
