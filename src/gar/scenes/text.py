@@ -131,6 +131,11 @@ def _phrase(facts: Facts, i: int, with_size: bool = False) -> str:
     return phrase(facts["things"][i] | certain, with_size and _sized(facts))
 
 
+def _brief(facts: Facts, i: int) -> str:
+    """Thing i in as few words as tell it from most others, for where something else is described."""
+    return phrase(facts["things"][i] | {"material": None, "pattern": "plain"})
+
+
 def _sized(facts: Facts) -> bool:
     """Whether something small and something large can be seen, so that the words mean something."""
     return {"small", "large"} <= {facts["things"][i]["size"] for i in _whole(facts, "object")}
@@ -766,7 +771,7 @@ def _detailed(facts: Facts, rng: Random) -> Turn | None:
         near = sorted((j for j in held if held[j]), key=lambda j: _apart(thing, things[j]))
         ranked = sorted(near, key=lambda j: not held[j] & set(CONTACTS))
         if ranked:
-            sentences.append(f"It is {_said(held[ranked[0]])} {_phrase(facts, ranked[0])}.")
+            sentences.append(f"It is {_said(held[ranked[0]])} {_brief(facts, ranked[0])}.")
         objects = [j for j, other in enumerate(things) if other["kind"] == "object" and other["area"] > 0 and j != i]
         for word, end in (("front", "nearest thing to the camera"), ("behind", "farthest thing from the camera")):
             if len(objects) > 1 and all(word in relations(facts, i, j) for j in objects):
@@ -788,7 +793,7 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
         return None
     i, j = rng.choice(telling if telling and rng.random() < 0.5 else pairs)
     question = rng.choice(ask.RELATIONAL).format(p=_name(i), q=_name(j))
-    one, other = _phrase(facts, i, with_size=True), f"{_name(j)}, {_phrase(facts, j)}"
+    one, other = _phrase(facts, i, with_size=True), f"{_name(j)}, {_brief(facts, j)}"
     if things[i]["of"] == j:
         return Turn(question, f"{_name(i)} is the reflection of {other}, in the mirror.", "relational")
     held = _said(relations(facts, i, j))
