@@ -56,7 +56,7 @@ GROUPS = (("category",), ("color",), ("material",), ("pattern",), ("color", "cat
 
 
 def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
-    """Independent questions and answers about one scene, common types twice as often as others, relations four times.
+    """Independent questions and answers about one scene, relations twice as often as other types.
 
     Half of the questions that can be are multiple choice; some are written carelessly (case, spaces, question mark).
     A scene that gives little to say gives fewer turns.
@@ -803,10 +803,8 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, f"{_name(i)} is {one}. It is {held} {other}.", "relational")
 
 
-# Twice what is asked most, and what a small model learns last: to compare.
-_COMMON = tuple(_attribute(name) for name in ("color", "shape", "pattern", "material", "category"))
-_COMMON += (_caption, _relation, _ordering, _contact, _size, _kind("mirror", "reflection"))
 WRITERS: tuple[Callable[[Facts, Random], Turn | None], ...] = (
-    *(_COMMON * 2),
-    *(_relation, _relation, _counting, _absent, _same, _detailed, _relational, _kind("picture", "picture")),
+    *(_attribute(name) for name in ("color", "shape", "pattern", "material", "category")),
+    *(_caption, _detailed, _relational, _relation, _relation, _ordering, _contact, _size),
+    *(_counting, _absent, _same, _kind("mirror", "reflection"), _kind("picture", "picture")),
 )
