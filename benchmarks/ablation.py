@@ -1,6 +1,6 @@
 """Does the method hold? One language model, eight ways to show it a region, at nano's size and on rendered scenes.
 
-    a   global only       the picture's 49 tokens; which region is meant, only the mask embedding says
+    a   global only       the picture's tokens; which region is meant, only the mask embedding says
     b   crop only         16 tokens of an enlarged crop around the region; nothing of the rest of the picture
     c   crop + global     the picture's tokens, and beside them those of the crop
     d   replay            the picture's tokens, and 16 tokens cut out of the picture's own features (RoIAlign): the

@@ -100,7 +100,7 @@ def nano() -> list[Stage]:
 def nano_again() -> list[Stage]:
     """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU."""
     vision, _, language = nano()
-    return [replace(vision, steps=2000, batch=32), replace(language, steps=4000, batch=16)]
+    return [replace(vision, steps=1700, batch=32), replace(language, steps=1850, batch=32)]
 
 
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
