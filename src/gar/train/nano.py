@@ -281,8 +281,8 @@ def run(
     Raises:
         ValueError: `start` is no nano.
     """
-    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
-    rank, world = join("nccl" if device == "cuda" else "gloo")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rank, world = join("nccl" if device.type == "cuda" else "gloo")
     samples = [s for folder in data for s in read_shards(folder)]
     # A glance after each checkpoint; `gar scenes exam` is the measure, on scenes that decided nothing.
     held_out = list(islice(read_shards(validation), 64))
@@ -305,7 +305,7 @@ def run(
     else:
         tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
         model = build(tokenizer, seed)
-    model.to(device)
+    torch.nn.Module.to(model, device)  # transformers' own has a type that no argument fits
     processor = GARProcessor(model.config, tokenizer)
     things = [t for s in samples for t in s.meta["things"]]
     words = {name: sorted({t[name] for t in things if t.get(name)}) for name in ATTRIBUTES}
