@@ -86,7 +86,8 @@ def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor
     assert report["before"]["answers"] == report["after"]["answers"] > 0
     assert report["after"]["loss"] < report["before"]["loss"]
     weights = load_file(out / "adapter_model.safetensors")
-    assert len(weights) == 4 * 7 * 2 and {w.shape[0] for n, w in weights.items() if "lora_A" in n} == {16}
+    layers = processor.config.text_config.num_hidden_layers
+    assert len(weights) == layers * 7 * 2 and {w.shape[0] for n, w in weights.items() if "lora_A" in n} == {16}
 
     assert main(line(folder, out, "--recipe", "finetune")) == 2
     assert "holds a run with recipe lora, not finetune: name another --out" in capsys.readouterr().err
