@@ -156,9 +156,7 @@ def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
         raise ValueError(f"it has other sizes than today's nano: {str(error).splitlines()[-1].strip()}") from error
     if odd := [name for name in (*missing, *unknown) if name in unknown or "language_model.layers." not in name]:
         raise ValueError(f"it has other weights than today's nano: {len(odd)} differ, such as {odd[0]}")
-    new = {int(name.split("layers.")[1].split(".")[0]) for name in missing}
-    for index in new:
-        block = model.model.language_model.layers[index]
+    for block in model.model.language_model.layers[earlier.config.text_config.num_hidden_layers :]:
         for last in (block.self_attn.o_proj, block.mlp.down_proj):
             torch.nn.init.zeros_(last.weight)
     return model
@@ -279,7 +277,7 @@ def run(
         workers: data workers a process; 0 makes the packs in the process itself.
 
     Raises:
-        ValueError: `start` is no nano.
+        ValueError: `start` is no nano, or one of other sizes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rank, world = join("nccl" if device.type == "cuda" else "gloo")
