@@ -141,7 +141,7 @@ class Objective(nn.Module):
         if self.stage.muon_rate:
             raise ValueError(f"stage {self.stage.name}: Muon needs whole matrices; shard with muon_rate=0, by AdamW")
         kinds: dict[str, Any] = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
-        kinds = kinds if self.device.type == "cuda" else {}
+        kinds = kinds if self.thrifty else {}
         tower: Any = self.model.model.vision_tower.timm_model
         for block in (*self.model.model.language_model.layers, *tower.blocks):
             fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(**kinds), reshard_after_forward=True)
