@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -171,8 +170,6 @@ class Feed:
     ):
         loading: dict[str, Any] = {"batch_size": None, "num_workers": workers, "collate_fn": _as_it_is}
         loading["prefetch_factor"] = 4 if workers else None
-        if workers:  # torch's usual way opens a file for each tensor, and a dozen workers have more than a process may
-            torch.multiprocessing.set_sharing_strategy("file_system")
         if isinstance(source, Data):
             self.places = _dealt(places, world * max(workers, 1))
             walk = Walk(source, processor, stage, seed, augment, rank, world, start, self.places)
