@@ -149,6 +149,12 @@ class FakePredictor:
             [SimpleNamespace(text=f"at {one.box}", choice=None, confidence=0.25) for one in mine] for mine in located
         ]
 
+    def ask_batch(
+        self, images: list[Any], questions: list[str], regions: list[list[Region]], **generation: Any
+    ) -> list[Any]:
+        rows = zip(images, questions, regions, strict=True)
+        return [self.open(image, mine).ask(question) for image, question, mine in rows]
+
     def _count(self) -> None:
         if self.left is not None:
             self.left -= 1

@@ -81,6 +81,23 @@ def test_regions_of_several_pictures_are_described_in_common_batches(dlc: Task, 
     assert rows == {"11": "at (0, 5, 9, 30)", "12": "at (5, 5, 14, 30)", "13": "at (10, 5, 19, 30)"}
 
 
+def test_open_questions_about_several_pictures_are_answered_in_common_batches(vqa: Task, tmp_path: Path):
+    batches: list[list[str]] = []
+
+    class Counting(small.FakePredictor):
+        def ask_batch(self, images: list[Any], questions: list[str], *more: Any, **generation: Any) -> list[Any]:
+            batches.append(questions)
+            return super().ask_batch(images, questions, *more, **generation)
+
+    open_ones = [replace(item, choices=()) for item in vqa[1]]
+    fake: Any = Counting(prompts=5)
+    reason = "more than the 5 regions that the model can mark"
+    assert run(vqa[0], open_ones, vqa[2], fake, tmp_path / "out.jsonl", batch_size=2) == {reason: 1}
+    rows = {row["id"]: row for row in lines(tmp_path / "out.jsonl")[1:]}
+    assert [len(batch) for batch in batches] == [2, 2, 1] and rows["5"] == {"id": "5", "skipped": reason}
+    assert all(rows[item.id]["answer"].startswith(str(item.question)) for item in open_ones[:5])
+
+
 def test_the_texts_of_several_regions_of_an_item_are_one_answer(tmp_path: Path):
     small.mdvp(tmp_path)
     fake: Any = small.FakePredictor()
@@ -173,15 +190,16 @@ class Mortal(small.FakePredictor):
 
 
 def run_many(folder: Path, out: Path, answers: float, last: Any = None) -> None:
-    """What is killed: 12 descriptions in batches of three, and 48 questions about as many regions."""
+    """What is killed: 12 descriptions and 12 open questions in batches of three, and 48 with choices one by one."""
     described = [Item(f"d{k}", f"images/vqa_{k % 6}.png", (small.rle(k, 2, k + 9, 20),)) for k in range(12)]
     choices = ("A. red", "B. green", "C. blue")
     asked = [
         Item(f"q{k}", f"images/vqa_{k % 6}.png", (small.rle(k % 7, 2, 20, 20),), f"Is <Prompt0> {k}?", choices)
         for k in range(48)
     ]
+    opened = [replace(item, id=f"o{k}", choices=()) for k, item in enumerate(asked[:12])]
     mortal: Any = Mortal(answers, last)
-    run(benchmark("vqa"), [*described, *asked], folder, mortal, out, batch_size=3)
+    run(benchmark("vqa"), [*described, *opened, *asked], folder, mortal, out, batch_size=3)
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
@@ -249,7 +267,7 @@ def test_a_picture_that_is_refused_is_left_out_with_its_reason_and_the_run_goes_
     for task, kept in ((vqa, 5), (dlc, 1)):
         for number, asked in enumerate((small.FakePredictor(prompts=16), Rival(Fixed("B")))):
             out, model = tmp_path / f"{task[0].name}-{number}.jsonl", cast(Any, asked)
-            left_out = {"picture or regions are refused": len(task[1]) - kept}
+            left_out = {"picture, regions or question are refused": len(task[1]) - kept}
             assert run(*task, model, out) == run(*task, model, out) == left_out
             said = [row["skipped"] for row in lines(out)[1:] if "skipped" in row]
             assert len(lines(out)) == 1 + len(task[1]) and all("not a picture" in text for text in said)
@@ -264,7 +282,7 @@ def test_regions_of_which_a_view_can_make_nothing_are_left_out_with_the_reason(v
     monkeypatch.setitem(VIEWS, "segmented", refuse)
     fake: Any = small.FakePredictor(prompts=16)
     out = tmp_path / "out.jsonl"
-    assert run(*vqa, fake, out, view="segmented") == {"picture or regions are refused": 1}
+    assert run(*vqa, fake, out, view="segmented") == {"picture, regions or question are refused": 1}
     assert "finds no object" in lines(out)[-1]["skipped"]
 
 
@@ -300,8 +318,10 @@ def test_a_model_behind_an_endpoint_is_told_of_regions_and_read_strictly(
     assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["B"] * 6
     assert run(*vqa, Rival(Fixed("It is B"), marks), tmp_path / "unclear.jsonl") == {}
     assert lines(tmp_path / "unclear.jsonl")[1]["answer"] == "It is B"
-    reason = "there is no fixed reply to this question"
+    reason = "picture, regions or question are refused"
     assert run(*vqa, Rival(Fixed({}), marks), tmp_path / "silent.jsonl") == {reason: 6}
+    said = lines(tmp_path / "silent.jsonl")[1]["skipped"]
+    assert said == f"{reason}: there is no fixed reply to this question"
 
 
 class Moody:

@@ -204,6 +204,16 @@ def test_pictures_of_different_sizes_in_common_batches_give_the_answers_of_one_b
             assert same(answer, plain(predictor, image, [region]))
 
 
+def test_questions_about_different_pictures_in_common_batches_give_the_answers_of_one_by_one(predictor):
+    images = [picture(150, 100), picture(60, 170, seed=1), picture(50, 50, seed=2)]
+    regions = [REGIONS, [], [Region.box(0, 0, 20, 20), Region.box(20, 10, 50, 50)]]
+    questions = [QUESTIONS[1], "What is this?", "Is <Prompt0> larger?"]
+    answers = predictor.ask_batch(images, questions, regions, batch_size=2, **SHORT)
+    assert len({len(answer.regions) for answer in answers}) == 3
+    for image, question, mine, answer in zip(images, questions, regions, answers, strict=True):
+        assert same(answer, plain(predictor, image, mine, question))
+
+
 def test_a_batch_of_different_requests_gives_the_logits_of_one_by_one(predictor):
     images = [picture(150, 100), picture(60, 170, seed=1), picture(50, 50, seed=2)]
     regions = [
@@ -435,6 +445,8 @@ def test_a_static_cache_describes_the_same(nano):
         (lambda p: p.describe(picture(), REGIONS, batch_size=0), "batch_size is 0"),
         (lambda p: p.describe(picture(), REGIONS, num_return_sequences=2, num_beams=2), "num_return_sequences is 2"),
         (lambda p: p.describe_batch([picture()], []), "1 images but 0 lists"),
+        (lambda p: p.ask_batch([picture()], [], [REGIONS]), "1 images, 0 questions and 1 lists of regions"),
+        (lambda p: p.ask_batch([picture()], ["?"], [REGIONS], batch_size=0), "batch_size is 0"),
         (lambda p: p.describe(picture(), [Region.box(0, 0, 999, 9)]), "region 0"),
         (lambda p: p.ask(picture(), "Is it <Prompt4>?", REGIONS), "names <Prompt4>"),
         (lambda p: p.ask(picture(), " ", REGIONS), "question is empty"),

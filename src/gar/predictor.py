@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from gar.segment import load_segmenter, resolve
 
 OnText = Callable[[str], None]
 ChangeFeatures = Callable[[Tensor, Tensor], Tensor]
+_Row = tuple[Request, Tensor, list[Located]]  # a request, the features of its tiles, and the regions it is about
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,7 @@ class Predictor:
             raise ValueError(f"{len(images)} images but {len(regions)} lists of regions: give one list per image")
         if not all(regions):
             raise ValueError("no region to describe: give at least one, e.g. Region.box(x0, y0, x1, y1)")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        _check_batch_size(batch_size)
         located = (self._locate(image, mine) for image, mine in zip(images, regions, strict=True))
         answers = (self._together if together else self._one_by_one)(located, batch_size, generation)
         return [[next(answers) for _ in mine] for mine in regions]
@@ -191,6 +192,25 @@ class Predictor:
         """
         return self.open(image, regions).ask(question, choices, on_text=on_text, **generation)
 
+    def ask_batch(
+        self,
+        images: Sequence[Any],
+        questions: Sequence[str],
+        regions: Sequence[Sequence[Region]],
+        batch_size: int = 8,
+        **generation: Any,
+    ) -> list[Answer]:
+        """Ask one open question about each of several pictures with their regions, in common batches.
+
+        Otherwise as `ask`. For many questions about one picture, `open` it.
+        """
+        if not len(images) == len(questions) == len(regions):
+            given = f"{len(images)} images, {len(questions)} questions and {len(regions)} lists of regions"
+            raise ValueError(f"{given}: give one of each per request")
+        _check_batch_size(batch_size)
+        located = (self._locate(image, mine) for image, mine in zip(images, regions, strict=True))
+        return list(self._batches(self._asked(located, questions), batch_size, generation))
+
     def open(self, image: Any, regions: Sequence[Region] = ()) -> Scene:
         """Encode a picture with its regions once, to ask about them many times."""
         return Scene(self, *self._locate(image, regions))
@@ -199,36 +219,40 @@ class Predictor:
         picture = load_image(image)
         return self.processor.cut(picture), resolve(picture, regions, self._segmenter)
 
-    @torch.inference_mode()
     def _one_by_one(
         self, located: Iterable[tuple[CutImage, list[Located]]], batch_size: int, generation: dict[str, Any]
     ) -> Iterator[Answer]:
-        pending: list[tuple[Request, Tensor, Located]] = []
-        for cut, regions in located:
-            picture = _Picture(self.model, cut, self.change_features)
-            for some in _slices(regions, batch_size):
-                requests = [self.processor.describe(cut, region) for region in some]
-                features = picture.encode([request.mask_tiles for request in requests])
-                pending += zip(requests, features, some, strict=True)
-                while len(pending) >= batch_size:
-                    yield from self._describe(pending[:batch_size], generation)
-                    pending = pending[batch_size:]
-        if pending:
-            yield from self._describe(pending, generation)
+        def rows() -> Iterator[_Row]:
+            for cut, regions in located:
+                picture = _Picture(self.model, cut, self.change_features)
+                for some in _slices(regions, batch_size):
+                    requests = [self.processor.describe(cut, region) for region in some]
+                    features = picture.encode([request.mask_tiles for request in requests])
+                    yield from zip(requests, features, ([region] for region in some), strict=True)
 
-    def _describe(self, rows: list[tuple[Request, Tensor, Located]], generation: dict[str, Any]) -> list[Answer]:
-        requests = [request for request, _, _ in rows]
-        ids = [torch.tensor(request.input_ids, device=self.model.device) for request in requests]
-        inputs = {
-            "input_ids": pad_sequence(ids, True, self.processor.prompts.end_id, "left"),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
-            "tile_grids": torch.tensor([request.picture.grid for request in requests]),
-            "region_boxes": [request.region_boxes for request in requests],
-            "features": torch.cat([features for _, features, _ in rows]),
-        }
-        if "cache_implementation" not in generation:
-            inputs[KEPT] = Cache(layer_class_to_replicate=_KeptLayer)
-        return self._generate(inputs, [[region] for _, _, region in rows], generation)
+        return self._batches(rows(), batch_size, generation)
+
+    def _asked(self, located: Iterable[tuple[CutImage, list[Located]]], questions: Iterable[str]) -> Iterator[_Row]:
+        for (cut, regions), question in zip(located, questions, strict=True):
+            request = self.processor.ask(cut, regions, question)
+            (features,) = _Picture(self.model, cut, self.change_features).encode([request.mask_tiles])
+            yield request, features, regions
+
+    @torch.inference_mode()
+    def _batches(self, rows: Iterator[_Row], batch_size: int, generation: dict[str, Any]) -> Iterator[Answer]:
+        while batch := list(islice(rows, batch_size)):
+            requests = [request for request, *_ in batch]
+            ids = [torch.tensor(request.input_ids, device=self.model.device) for request in requests]
+            inputs = {
+                "input_ids": pad_sequence(ids, True, self.processor.prompts.end_id, "left"),
+                "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
+                "tile_grids": torch.tensor([request.picture.grid for request in requests]),
+                "region_boxes": [request.region_boxes for request in requests],
+                "features": torch.cat([features for _, features, _ in batch]),
+            }
+            if "cache_implementation" not in generation:
+                inputs[KEPT] = Cache(layer_class_to_replicate=_KeptLayer)
+            yield from self._generate(inputs, [regions for *_, regions in batch], generation)
 
     def _together(
         self, located: Iterable[tuple[CutImage, list[Located]]], batch_size: int, generation: dict[str, Any]
@@ -494,6 +518,11 @@ class _Pieces(BaseStreamer):
         if len(text) > self._said:
             self._on_text(text[self._said :])
             self._said = len(text)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
 
 
 def _slices(items: Sequence[Any], size: int) -> Iterator[Any]:

@@ -42,7 +42,7 @@ ORDERS = ("as-is", "circular", "balanced")
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
 PASSING = "no reply for now: run again to ask"
-NOT_SHOWN = "picture or regions are refused"
+REFUSED = "picture, regions or question are refused"
 NO_PICTURE = "the picture is missing"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
@@ -505,9 +505,10 @@ def run(
 ) -> Counter[str]:
     """Ask a model everything, and write a line for each item. A file that is there already is gone on with.
 
-    Descriptions are generated `batch_size` regions at once. Questions about the same regions of the same picture share
-    one encoding of it, and are answered one by one; an endpoint is asked several at once. The first line says what was
-    run; the file of a stopped run ends as that of one that never stopped.
+    Descriptions, and answers to questions without choices, are generated `batch_size` at once. Multiple choice
+    generates nothing: questions about the same regions of the same picture share one reading of it. An endpoint is
+    asked several at once. The first line says what was run; the file of a stopped run ends as that of one that never
+    stopped.
 
     Args:
         out: JSON Lines {"id", "answer", "text", "confidence"}, and "unchanged" where the view changed nothing; an item
@@ -550,9 +551,10 @@ def run(
     facts |= {"order": order, "items": _digest(asked), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     done = _resume(out, {"run": facts})
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
+    asking = _Asking(predictor, folder, show, most, many_regions, batch_size, max_new_tokens)
 
     def lines(group: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
-        return _answer(predictor, group, done, folder, show, most, many_regions, max_new_tokens)
+        return asking.lines(group, done)
 
     def replies(group: list[Item]) -> list[tuple[Item, dict[str, Any] | NoReply]]:
         try:
@@ -600,99 +602,116 @@ def _in_order(results: Iterable[tuple[int, T]]) -> Iterator[T]:
             following += 1
 
 
-def _answer(
-    predictor: Predictor | Rival,
-    group: list[Item],
-    done: set[str],
-    folder: Path,
-    view: str,
-    most: float,
-    many_regions: str,
-    max_new_tokens: int,
-) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """The lines of those items of a group that have none yet."""
-    from gar.bench.views import AMONG_OTHERS, TOLD
+class _TooMany(ValueError):
+    """More regions than the model can mark."""
 
-    todo = [item for item in group if item.id not in done]
-    if not todo:
-        return
-    described = group[0].question is None
-    if described and view not in (*AMONG_OTHERS, *TOLD):
-        # The whole group again: what shares a batch may differ in the last bits.
-        for item, line in zip(group, _describe(predictor, group, folder, view, max_new_tokens), strict=True):
-            if item in todo:
-                yield item, line
-        return
-    for items in [[item] for item in todo] if described else [todo]:
+
+@dataclass(frozen=True)
+class _Asking:
+    """Puts items to a model, all in the manner of one run; see `run` for what is not said here.
+
+    view: of `VIEWS`. most: regions that the model can mark.
+    """
+
+    predictor: Predictor | Rival
+    folder: Path
+    view: str
+    most: float
+    many_regions: str
+    batch_size: int
+    max_new_tokens: int
+
+    def lines(self, group: list[Item], done: set[str]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        """The lines of those items of one of `_groups` that have none yet."""
+        todo = [item for item in group if item.id not in done]
+        if todo and group[0].choices:
+            yield from self._chosen(todo)
+        elif todo:
+            # The whole group again: what shares a batch may differ in the last bits.
+            for item, line in zip(group, self._written(group), strict=True):
+                if item in todo:
+                    yield item, line
+
+    def _chosen(self, items: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        """The lines of multiple-choice items with the same picture and regions, from one reading of these."""
         try:
-            yield from _ask_model(predictor, items, folder, view, most, many_regions, max_new_tokens)
+            picture, regions, told, same = self._shown(items[0])
+            scene = self.predictor.open(picture, regions)
         except (Stopped, NoReply):
             raise
         except ValueError as error:
-            yield from ((item, {"skipped": f"{NOT_SHOWN}: {error}"}) for item in items)
+            yield from ((item, _refused(error)) for item in items)
+            return
+        for item in items:
+            choices = [unmarked(choice, self.most) for choice in item.choices]
+            try:
+                yield item, _lines([scene.ask(told + unmarked(item.question or "", self.most), choices)], same)
+            except (Stopped, NoReply):
+                raise
+            except ValueError as error:
+                yield item, _refused(error)
 
-
-def _describe(
-    predictor: Predictor | Rival, items: list[Item], folder: Path, view: str, max_new_tokens: int
-) -> list[dict[str, Any]]:
-    """The lines of items that are described in one batch; each by itself where the batch is refused."""
-    from gar.bench.views import VIEWS, unchanged
-
-    try:
-        pictures = {name: load_image(folder / name) for name in dict.fromkeys(item.image for item in items)}
-        plain = [(pictures[item.image], item.regions()) for item in items]
-        shown = [VIEWS[view](*one) for one in plain]
-        answers = predictor.describe_batch(
-            [picture for picture, _ in shown], [regions for _, regions in shown], max_new_tokens=max_new_tokens
-        )
-    except (Stopped, NoReply):
-        raise
-    except ValueError as error:
-        if len(items) == 1:
-            return [{"skipped": f"{NOT_SHOWN}: {error}"}]
-        return [_describe(predictor, [item], folder, view, max_new_tokens)[0] for item in items]
-    same = (unchanged(view, *both) for both in zip(plain, shown, strict=True))
-    return [_lines(*both) for both in zip(answers, same, strict=True)]
-
-
-def _ask_model(
-    predictor: Predictor | Rival,
-    items: list[Item],
-    folder: Path,
-    view: str,
-    most: float,
-    many_regions: str,
-    max_new_tokens: int,
-) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """The lines of items with the same picture and regions, from one encoding of these."""
-    from gar.bench.views import TOLD, VIEWS, sharing, unchanged
-
-    picture, regions = load_image(folder / items[0].image), items[0].regions()
-    if len(regions) > most and many_regions == "as-published":
-        regions = regions[: int(most)]
-    shown, marked = VIEWS[view](picture, regions)
-    same = unchanged(view, (picture, regions), (shown, marked))
-    if len(regions) < most < len(marked):
-        marked = sharing(shown, marked, int(most))
-    if len(marked) > most:
-        yield from ((item, {"skipped": f"more than the {most} regions that the model can mark"}) for item in items)
-        return
-    told = f"{TOLD[view](picture, [region.locate(*picture.size) for region in regions])}\n" if view in TOLD else ""
-    scene = predictor.open(shown, marked)
-    for item in items:
-        questions = [item.question] if item.question else map(DESCRIBE.format, map(prompt_name, range(len(regions))))
-        choices = [unmarked(choice, most) for choice in item.choices] or None
+    def _written(self, items: list[Item]) -> list[dict[str, Any]]:
+        """The lines of items that are answered in words, in common batches; each alone where these are refused."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "max_new_tokens": self.max_new_tokens}
         try:
-            answers = [
-                scene.ask(told + unmarked(question, most), choices, max_new_tokens=max_new_tokens)
-                for question in questions
-            ]
+            shown = [self._shown(item) for item in items]
+            if self._described(items[0]):
+                pictures, regions = [picture for picture, *_ in shown], [marked for _, marked, *_ in shown]
+                answers = self.predictor.describe_batch(pictures, regions, **options)
+            else:
+                asked = [
+                    (picture, told + unmarked(question, self.most), marked)
+                    for item, (picture, marked, told, _) in zip(items, shown, strict=True)
+                    for question in _questions(item)
+                ]
+                found = iter(self.predictor.ask_batch(*map(list, zip(*asked, strict=True)), **options))
+                answers = [[next(found) for _ in _questions(item)] for item in items]
         except (Stopped, NoReply):
             raise
         except ValueError as error:
-            yield item, {"skipped": str(error)}
-            continue
-        yield item, _lines(answers, same)
+            return [_refused(error)] if len(items) == 1 else [self._written([item])[0] for item in items]
+        return [_lines(mine, same) for mine, (*_, same) in zip(answers, shown, strict=True)]
+
+    def _described(self, item: Item) -> bool:
+        """Whether each of its regions is described by itself, no other one being marked or told of."""
+        from gar.bench.views import AMONG_OTHERS, TOLD
+
+        return item.question is None and self.view not in (*AMONG_OTHERS, *TOLD)
+
+    def _shown(self, item: Item) -> tuple[Image.Image, list[Region], str, bool]:
+        """The picture and the regions to mark, what is said before a question, and whether the view changed nothing.
+
+        Raises:
+            ValueError: the picture or a region is refused, or there are too many regions.
+        """
+        from gar.bench.views import TOLD, VIEWS, sharing, unchanged
+
+        picture, regions = load_image(self.folder / item.image), item.regions()
+        alone = self._described(item)
+        if not alone and len(regions) > self.most and self.many_regions == "as-published":
+            regions = regions[: int(self.most)]
+        shown, marked = VIEWS[self.view](picture, regions)
+        same = unchanged(self.view, (picture, regions), (shown, marked))
+        if alone:
+            return shown, marked, "", same
+        if len(regions) < self.most < len(marked):
+            marked = sharing(shown, marked, int(self.most))
+        if len(marked) > self.most:
+            raise _TooMany(f"more than the {self.most} regions that the model can mark")
+        if self.view not in TOLD:
+            return shown, marked, "", same
+        return shown, marked, TOLD[self.view](picture, [one.locate(*picture.size) for one in regions]) + "\n", same
+
+
+def _questions(item: Item) -> list[str]:
+    """What is asked of an item that is not simply described."""
+    return [item.question] if item.question else [DESCRIBE.format(prompt_name(k)) for k in range(len(item.masks))]
+
+
+def _refused(error: ValueError) -> dict[str, Any]:
+    """The line of an item that is left out."""
+    return {"skipped": str(error) if isinstance(error, _TooMany) else f"{REFUSED}: {error}"}
 
 
 def _lines(answers: Sequence[Any], unchanged: bool) -> dict[str, Any]:
@@ -716,19 +735,23 @@ def unmarked(text: str, most: float) -> str:
 
 
 def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
-    """Items that are answered together: questions about the same regions, or descriptions by `size` items.
+    """Items that are answered together: by `size` descriptions, by `size` open questions, or all multiple-choice
+    questions about the same regions.
 
     In an order that depends on nothing else, so that a run that was stopped has the batches of one that was not.
     """
-    asked: dict[Any, list[Item]] = {}
-    described: dict[str, list[Item]] = {}
+    chosen: dict[Any, list[Item]] = {}
+    written: dict[bool, dict[str, list[Item]]] = {True: {}, False: {}}
     for item in items:
-        if item.question is None:
-            described.setdefault(item.image, []).append(item)
+        if item.choices:
+            chosen.setdefault((item.picture or item.image, item.frame, json.dumps(item.masks)), []).append(item)
         else:
-            asked.setdefault((item.picture or item.image, item.frame, json.dumps(item.masks)), []).append(item)
-    flat = [item for group in described.values() for item in group]
-    return [flat[i : i + size] for i in range(0, len(flat), size)] + list(asked.values())
+            written[item.question is None].setdefault(item.image, []).append(item)
+    groups = []
+    for by_picture in written.values():
+        flat = [item for group in by_picture.values() for item in group]
+        groups += [flat[i : i + size] for i in range(0, len(flat), size)]
+    return groups + list(chosen.values())
 
 
 def _resume(out: Path, header: dict[str, Any]) -> set[str]:
