@@ -74,7 +74,7 @@ def painted(sample: Sample, seed: int, paint: bool = True) -> Sample | None:
         for i in large
         for text in ASKED  # as often of things that have another one: what a word means, and what it does not
     ]
-    turns = asked + rng.sample(kept, min(12, len(kept)))
+    turns = asked + rng.sample(kept, min(24, len(kept)))
     return replace(sample, image=file.getvalue(), turns=turns, meta={**sample.meta, "painted": chosen, "large": large})
 
 

@@ -665,7 +665,8 @@ class _Asking:
                     for item, (picture, marked, told, _) in zip(items, shown, strict=True)
                     for question in _questions(item)
                 ]
-                found = iter(self.predictor.ask_batch(*map(list, zip(*asked, strict=True)), **options))
+                pictures, questions, regions = map(list, zip(*asked, strict=True))
+                found = iter(self.predictor.ask_batch(pictures, questions, regions, **options))
                 answers = [[next(found) for _ in _questions(item)] for item in items]
         except (Stopped, NoReply):
             raise
