@@ -6,7 +6,8 @@ it was, so that the word is not taken for what else the two have in common. `gar
 Then, on scenes of another folder: how often it says the word where it belongs, how often where it does not, of all
 held-out questions how often rightly one or the other, and the exam of all types before and after.
 
-    python benchmarks/lora.py --train DIR --test DIR --out RUN [--records 200] [--scenes 100] [--epochs 6] [--json]
+    python benchmarks/lora.py --train DIR --test DIR --out RUN [--records 200] [--scenes 100] [--epochs 6]
+        [--rate R] [--adapt PARTS] [--json]
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ def main() -> None:
     for name, default in (("--records", 200), ("--scenes", 100), ("--epochs", 6), ("--seed", 0)):
         parser.add_argument(name, type=int, default=default)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--adapt", default="language", help="as for gar train finetune")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
 
@@ -124,8 +126,9 @@ def main() -> None:
     test = [sample for i, scene in enumerate(scenes) if (sample := painted(scene, given.seed + i))]
     began = time.monotonic()
     report = run(
-        [given.out / "data"], given.out / "run", recipe="lora", epochs=given.epochs, rate=given.rate, seed=given.seed
-    )
+        [given.out / "data"], given.out / "run",
+        recipe="lora", epochs=given.epochs, rate=given.rate, adapt=given.adapt.split(","), seed=given.seed,
+    )  # fmt: skip
     minutes = (time.monotonic() - began) / 60
     before, after = gar.load("nano"), gar.load(given.out / "run")
     result = {

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from copy import deepcopy
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
 from gar.train import finetune, recipes
+from gar.train.objective import part_of
 from gar.train.recipes import Stage
 from gar.train.trainer import train
 
@@ -113,9 +113,11 @@ def test_an_adapter_of_a_released_checkpoint_is_exported_in_the_released_layout(
     base = str(tmp_path / "base")
     save_released(fresh(released_processor), base)
     released_processor.save_pretrained(base)
-    stage = replace(recipes.lora(9)[0], lora_parts=("language", "projector"))
+    stage = finetune.adapting(recipes.lora(9)[0], ["tower", "projector", "language"])
     model, processor = finetune.opened_model(base, stage, "cpu")  # noqa: F811
     finetune.add_adapter(model, stage, base, 0)
+    adapted = {part_of(name) for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == {"tower", "projector", "language"}
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -237,6 +239,8 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
         (["--recipe", "qlora", "--model", "nano"], "nano: weights become 4 bits as they are read from a whole"),
         (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
+        (["--adapt", "tower"], "--adapt tower: of no use without adapters: give --lora"),
+        (["--lora", "--adapt", "tower,mask"], "--adapt mask: expected some of language, projector, tower"),
         (["--data", "/nowhere"], "/nowhere: no such file"),
         (["--shard"], "give --launch N too, or start with torchrun"),
     ],

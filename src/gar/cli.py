@@ -344,6 +344,10 @@ def train_finetune(
     rate: Annotated[
         float | None, typer.Option("--rate", min=0, help="Peak learning rate, in place of the recipe's.")
     ] = None,
+    adapt: Annotated[
+        str | None,
+        typer.Option("--adapt", metavar="PARTS", help="What gets adapters: language,projector,tower or some of them."),
+    ] = None,
     held_out: Annotated[
         float, typer.Option("--held-out", min=0, max=1, help="Share of the records that is only measured on.")
     ] = 0.1,
@@ -371,6 +375,7 @@ def train_finetune(
         recipe=recipe,
         epochs=epochs,
         rate=rate,
+        adapt=adapt.split(",") if adapt else (),
         held_out=held_out,
         seed=seed,
         save_every=save_every,

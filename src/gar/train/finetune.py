@@ -39,10 +39,11 @@ from gar.train.trainer import train
 
 RECIPES = {name: getattr(recipes, name) for name in ("finetune", "lora", "qlora", "gar_1b", "gar_8b")}
 HELD_OUT = 256  # records at most
-# Linear layers that get adapters, by part; of each its whole name must match.
+# Layers that get adapters, by part; of each its whole name must match. Of a convolutional tower, those over channels.
 ADAPTED = {
     "language": r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
-    "projector": r".*multi_modal_projector\.linear_\d",
+    "projector": r".*(multi_modal_projector\.linear_\d|\.mention|\.lateral\.\d)",
+    "tower": r".*vision_tower\..*(attn\.(qkv|proj)|mlp\.fc\d|conv_pwl?)",
 }
 
 
@@ -55,6 +56,7 @@ def run(
     recipe: str = "finetune",
     epochs: float | None = None,
     rate: float | None = None,
+    adapt: Sequence[str] = (),
     held_out: float = 0.1,
     seed: int = 0,
     save_every: int = 250,
@@ -68,7 +70,8 @@ def run(
         data, pictures: as for `open_together`.
         out: checkpoints, logs and report, and the result, for `gar.load`: an adapter, or the whole model.
         model: as for `gar.load`.
-        recipe: of `RECIPES`. epochs, rate: in place of the recipe's.
+        recipe: of `RECIPES`. epochs, rate: in place of the recipe's. adapt: parts (of `ADAPTED`) that get adapters, in
+            place of the recipe's.
         held_out: share of the records that is measured on and not trained on, at most `HELD_OUT` of them.
         sharded: spread the model over the processes of `torchrun` (FSDP2).
 
@@ -100,6 +103,8 @@ def run(
     (stage,) = RECIPES[recipe](training.num_records(), **options)
     if rate is not None:
         stage = replace(stage, rate=rate)
+    if adapt:
+        stage = adapting(stage, adapt)
     network, processor = opened_model(model, stage, device)
     if stage.lora_rank:
         add_adapter(network, stage, model, seed)
@@ -153,6 +158,19 @@ def _go_on(begun: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
                 f"{begun.parent} holds a run with {name} {there.get(name)}, not {value}: name another --out"
             )
     return before
+
+
+def adapting(stage: Stage, parts: Sequence[str]) -> Stage:
+    """A stage with adapters on other parts.
+
+    Raises:
+        ValueError: it has no adapters, or there is no such part.
+    """
+    if not stage.lora_rank:
+        raise ValueError(f"--adapt {','.join(parts)}: of no use without adapters: give --lora, or leave this away")
+    if unknown := [part for part in parts if part not in ADAPTED]:
+        raise ValueError(f"--adapt {unknown[0]}: expected some of {', '.join(ADAPTED)}, with commas between")
+    return replace(stage, lora_parts=tuple(parts))
 
 
 def split(data: Data, share: float, seed: int) -> tuple[Data, Data]:

@@ -25,7 +25,8 @@ class Stage:
         model), "language".
     frozen_blocks: so many of a convolutional tower's first blocks, its stem and the mask embedding stay as they are;
         they learn little, and take a quarter of the time.
-    lora_rank: train adapters of that rank on `lora_parts` ("language", "projector"), and nothing else; 0 for none.
+    lora_rank: train adapters of that rank on `lora_parts` ("tower", "projector", "language"), and nothing else; 0 for
+        none.
     four_bit: hold the frozen language model in 4 bits; needs bitsandbytes and a CUDA GPU.
     rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
         tower's, and that of the mask embedding and of everything between tower and language model (nano's mentions
