@@ -85,11 +85,23 @@ def test_what_an_export_writes_reads_back_equal(write: Callable, tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "c.png", "deep", file.name]
 
 
-def test_pictures_without_a_name_get_one_and_those_that_are_there_stay(tmp_path: Path):
-    (tmp_path / "mine.png").write_bytes(b"mine")
-    write_jsonl([described(0, "mine.png"), described(1)], tmp_path / "all.jsonl")
-    assert (tmp_path / "mine.png").read_bytes() == b"mine"
-    assert (tmp_path / "pictures" / "000001.jpeg").read_bytes() == described(1).image
+@pytest.mark.parametrize("write", [write_coco, write_label_studio, write_cvat, write_jsonl])
+def test_exports_into_one_folder_keep_each_its_own_pictures(write: Callable, tmp_path: Path):
+    suffix = {write_cvat: ".xml", write_jsonl: ".jsonl"}.get(write, ".json")
+    for name, seed in (("train", 0), ("val", 1)):
+        write([described(seed)], tmp_path / f"{name}{suffix}")
+    for name, seed in (("train", 0), ("val", 1)):
+        (sample,) = open_data(tmp_path / f"{name}{suffix}")
+        assert sample.image == described(seed).image
+    assert sorted(path.suffix for path in (tmp_path / "pictures").iterdir()) == [".jpeg", ".png"]
+
+
+def test_a_picture_that_is_there_stays_and_another_of_its_name_is_refused(tmp_path: Path):
+    (tmp_path / "mine.png").write_bytes(described(0).image)
+    write_jsonl([described(0, "mine.png")], tmp_path / "all.jsonl")
+    with pytest.raises(ValueError, match="mine.png is another picture than that of the sample: write to another"):
+        write_jsonl([described(2, "mine.png")], tmp_path / "more.jsonl")
+    assert (tmp_path / "mine.png").read_bytes() == described(0).image and not (tmp_path / "more.jsonl").exists()
 
 
 def test_no_picture_is_written_outside_of_its_folder(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -111,20 +112,25 @@ def mask_pixels(content: bytes, mode: str) -> np.ndarray:
         raise Unusable("damaged mask", str(error) or type(error).__name__) from error
 
 
-def place_picture(sample: Sample, folder: Path, number: int) -> str:
-    """The name of a sample's picture in a folder: its own, where the file is there; else it is written.
+def place_picture(sample: Sample, folder: Path) -> str:
+    """The name of a sample's picture in a folder, where it is written if it is not there: its own, or one by content.
 
     Raises:
-        ValueError: it would be written outside of the folder.
+        ValueError: another picture has its name there, or it would be written outside of the folder.
     """
     name = sample.meta.get(FILE)
     if name is None:
         with Image.open(io.BytesIO(sample.image)) as opened:
-            name = f"pictures/{number:06d}.{(opened.format or 'png').lower()}"
+            kind = (opened.format or "png").lower()
+        name = f"pictures/{hashlib.sha256(sample.image).hexdigest()[:16]}.{kind}"  # exports may share a folder
     path = folder / name
-    if "://" not in name and not path.exists():
+    if "://" in name:
+        return name
+    if not path.exists():
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"picture {name} is not there, and would have to be written outside of {folder}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sample.image)
+    elif path.read_bytes() != sample.image:
+        raise ValueError(f"{path} is another picture than that of the sample: write to another folder, or rename one")
     return name

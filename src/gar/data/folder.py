@@ -49,7 +49,7 @@ def write_jsonl(samples: Iterable[Sample], path: str | Path) -> int:
     number = 0
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for sample in samples:
-            file.write(json.dumps(_line(sample, place_picture(sample, path.parent, number))) + "\n")
+            file.write(json.dumps(_line(sample, place_picture(sample, path.parent))) + "\n")
             number += 1
     return number
 

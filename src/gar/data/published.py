@@ -87,7 +87,7 @@ def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
     images, annotations, categories = [], [], {UNNAMED: 1}
     for number, sample in enumerate(samples):
         width, height = sample.size()
-        name = place_picture(sample, path.parent, number)
+        name = place_picture(sample, path.parent)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for region in annotations_of(sample):
             x0, y0, x1, y1 = Region.rle(region.mask).locate(width, height).box

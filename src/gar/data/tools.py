@@ -72,7 +72,7 @@ def write_label_studio(samples: Iterable[Sample], path: str | Path) -> int:
             if region.text:
                 value = {"text": [region.text]}
                 results.append(common | {"from_name": "text", "type": "textarea", "value": value})
-        name = place_picture(sample, path.parent, number)
+        name = place_picture(sample, path.parent)
         tasks.append({"id": number, "data": {"image": name}, "annotations": [{"result": results}]})
     _replace(path, json.dumps(tasks).encode())
     return len(tasks)
@@ -108,7 +108,7 @@ def write_cvat(samples: Iterable[Sample], path: str | Path) -> int:
     number = 0
     for number, sample in enumerate(samples, start=1):
         width, height = sample.size()
-        name = place_picture(sample, path.parent, number - 1)
+        name = place_picture(sample, path.parent)
         fields = {"id": str(number - 1), "name": name, "width": str(width), "height": str(height)}
         image = ElementTree.SubElement(root, "image", fields)
         for region in annotations_of(sample):
