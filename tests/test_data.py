@@ -448,6 +448,14 @@ def test_takers_share_an_epoch_without_overlap(shards: Path):
         next(open_data(shards).walk(0, taker=5, takers=5))
 
 
+def test_a_taker_for_whom_no_record_is_left_says_so():
+    data = Data([Shard("three", lambda: [captions(seed) for seed in range(3)])], Rejects())
+    assert len({words(next(data.walk(0, taker=taker, takers=4))[1])[0] for taker in range(3)}) == 3
+    for start in (Place(), Place(5, 0, 1)):
+        with pytest.raises(ValueError, match="three: none of 3 records falls to taker 3 of 4: take fewer data workers"):
+            next(data.walk(0, start=start, taker=3, takers=4))
+
+
 def test_what_is_made_of_a_sample_is_random_but_the_same_after_a_kill_and_for_any_takers(shards: Path):
     def make(sample: Sample, rng: random.Random) -> tuple[str, float]:
         return words(sample)[0], rng.random()

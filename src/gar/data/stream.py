@@ -191,7 +191,8 @@ class Data:
             The place after the sample (three numbers, ready for JSON), and the sample or what was made of it.
 
         Raises:
-            ValueError: a taker that is not there; as many records as two epochs hold without one that is usable.
+            ValueError: a taker that is not there, or to which no record falls; as many records as two epochs hold without
+                one that is usable.
         """
         if not 0 <= taker < takers:
             raise ValueError(f"taker {taker} of {takers}: expected 0 <= taker < takers")
@@ -202,12 +203,13 @@ class Data:
             if whole:
                 shards = shards[taker::takers]
             groups = [shards[i : i + WINDOW] for i in range(0, len(shards), WINDOW)]
-            total = 0
+            total = dealt = 0
             for group in range(start.group if epoch == start.epoch else 0, len(groups)):
                 rows = [(shard, row) for shard in sorted(groups[group]) for row in self.rows(shard)]
                 total += len(rows)
                 order = np.random.default_rng(_number(seed, epoch, group)).permutation(len(rows))
                 mine = order if whole else order[taker::takers]
+                dealt += len(mine)
                 first = start.row if (epoch, group) == start[:2] else 0
                 for done, index in enumerate(mine[first:].tolist(), start=first + 1):
                     shard, row = rows[index]
@@ -216,7 +218,14 @@ class Data:
                     if made is not None:
                         barren = 0
                         yield Place(epoch, group, done), made
-            if barren >= 2 * total and (epoch > start.epoch or start.group == start.row == 0):
+            if epoch == start.epoch and (start.group or start.row):
+                continue  # only a part of it has been seen
+            if total and not dealt:
+                raise ValueError(
+                    f"{self.shards[0].name}: none of {total} records falls to taker {taker} of {takers}: take fewer data "
+                    "workers or processes"
+                )
+            if barren >= 2 * total:
                 raise ValueError(
                     f"{self.shards[0].name}: not one usable sample for taker {taker} of {takers} "
                     f"(rejected: {self.rejects.summary() or 'none'}) {self.rejects.last}"
