@@ -317,13 +317,15 @@ def test_cvat_gives_boxes_polygons_and_drops_points(tmp_path: Path):
         <polygon label="roof" points="0.0,0.0;20.0,0.0;20.0,20.0"/>
         <mask label="spot" rle="1, 2, 3" left="5" top="6" width="3" height="2"/>
         <ellipse label="egg" cx="20.0" cy="10.0" rx="8.0" ry="4.0" rotation="90.0"/>
+        <box label="bar" xtl="10.0" ytl="16.0" xbr="40.0" ybr="20.0" rotation="90.0"/>
         <points label="eye" points="3,3"/></image></annotations>""")
     data = open_data(tmp_path)
     (sample,) = data
     located = [Region.rle(mask).locate(WIDTH, HEIGHT) for mask in sample.masks]
     assert [one.area for one in located[:3]] == [100, 210, 2]
     assert located[3].box == (16, 2, 24, 18) and located[3].area == pytest.approx(np.pi * 8 * 4, rel=0.05)
-    assert words(sample) == ["dog", "A dog.", "roof", "spot", "egg"]
+    assert located[4].box == (23, 3, 27, 33)
+    assert words(sample) == ["dog", "A dog.", "roof", "spot", "egg", "bar"]
     assert data.rejects.counts() == {"not an area": 1}
 
 

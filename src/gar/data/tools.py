@@ -172,10 +172,7 @@ def _label_studio_mask(result: dict[str, Any]) -> dict[str, Any]:
     if "height" not in value:
         raise Unusable("not an area", f"a {result['type']} marks no pixels")
     w, h = value["width"] * width / 100, value["height"] * height / 100
-    turn = np.deg2rad(value.get("rotation", 0))  # clockwise on the screen, about the top left corner
-    across, down = np.array((np.cos(turn), np.sin(turn))) * w, np.array((-np.sin(turn), np.cos(turn))) * h
-    corners = np.array((x, y)) + np.array((0 * across, across, across + down, down))
-    return polygon_in(corners, width, height)
+    return _turned_box((x, y), (0, 0, w, h), value.get("rotation", 0), width, height)  # about its top left corner
 
 
 def _picture_name(given: str) -> str:
@@ -255,6 +252,9 @@ def _cvat_sample(element: ElementTree.Element, pictures: Folder) -> Sample:
 def _cvat_mask(tag: str, fields: dict[str, str], width: int, height: int) -> dict[str, Any]:
     if tag == "box":
         x0, y0, x1, y1 = (float(fields[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
+        if degrees := float(fields.get("rotation", 0)):
+            x, y = (x1 - x0) / 2, (y1 - y0) / 2
+            return _turned_box((x0 + x, y0 + y), (-x, -y, x, y), degrees, width, height)
         return box_in(x0, y0, x1, y1, width, height)
     if tag == "polygon":
         points = [[float(number) for number in point.split(",")] for point in fields["points"].split(";")]
@@ -306,6 +306,16 @@ def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, A
         mask[y : y + part.shape[0], x : x + part.shape[1]] = part
         return rle_of(Region.mask(mask), width, height)
     raise Unusable("not an area", f"a {kind} marks no pixels")
+
+
+def _turned_box(
+    about: tuple[float, float], sides: tuple[float, float, float, float], degrees: float, width: int, height: int
+) -> dict[str, Any]:
+    """A box turned clockwise on the screen about a point (pixels), from which its sides are counted, as COCO RLE."""
+    turn, (x0, y0, x1, y1) = np.deg2rad(degrees), sides
+    corners = np.array(((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
+    axes = np.array(((np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))))
+    return polygon_in(corners @ axes + about, width, height)
 
 
 def _ellipse(middle: Any, radii: tuple[float, float], degrees: float, width: int, height: int) -> dict[str, Any]:
