@@ -26,7 +26,7 @@ from torch import nn
 import gar
 from gar.data.conversation import converse, request_of
 from gar.data.packing import NEGATIVE, ROW, Reading, Spoken, collate, named, pack, packed_attention, renumber
-from gar.data.sample import Sample, Turn, read_shards, write_shard
+from gar.data.sample import Sample, Turn, Unusable, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.inputs.prompt import DESCRIBE, ChatTurn
@@ -142,6 +142,16 @@ def test_a_pack_marks_few_regions_and_asks_about_no_others(samples, processor):
         assert packed.segments == sorted(packed.segments)
         for turn, spans in zip(packed.turns, packed.answers, strict=True):
             assert len(spans) == max(len(turn.choices), 1)
+
+
+def test_regions_grow_around_a_turn_that_fits_and_where_none_does_the_reason_says_so(samples, processor):
+    both, one = Turn("Is <Prompt0> left of <Prompt1>?", "Yes."), samples[0].turns[0]
+    for seed in range(20):
+        mixed = replace(samples[0], turns=[both, one])
+        packed = pack(mixed, processor, random.Random(seed), num_turns=4, max_regions=1)
+        assert packed is not None and packed.turns == [one]
+    with pytest.raises(Unusable, match="too many regions: no question is about 1 regions or fewer, of 3 masks"):
+        pack(replace(samples[0], turns=[both]), processor, random.Random(0), num_turns=4, max_regions=1)
 
 
 def branches(packed) -> list[list[int]]:

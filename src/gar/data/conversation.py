@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 
-from gar.data.packing import Pack, about_one, named, renumber
-from gar.data.sample import Sample, Turn, Unusable
+from gar.data.packing import Pack, about_one, named, renumber, too_many
+from gar.data.sample import Sample, Turn
 from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import GARProcessor, Request
 from gar.inputs.prompt import DESCRIBE, IGNORED, ChatTurn, prompt_name
@@ -139,7 +139,7 @@ def converse(
         if len(together) <= most and (new_numbers or max(together, default=0) < max_prompts):
             chosen, asked = together, [*asked, turn]
     if not asked:
-        raise Unusable("too many regions", f"no question is about {most} regions or fewer, of {len(everything)} masks")
+        raise too_many(sample, most)
     numbers = shuffled[: len(chosen)] if new_numbers else chosen
     listed = sorted(zip(numbers, chosen, strict=True))
     if order is not None:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gar.data.sample import Sample, Turn
+from gar.data.sample import Sample, Turn, Unusable
 from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import DESCRIBE, IGNORED, prompt_name, prompts_named
@@ -82,6 +82,12 @@ def about_one(turn: Turn, kind: str) -> bool:
     return turn.type == kind and len(named(turn)) == 1
 
 
+def too_many(sample: Sample, most: int) -> Unusable:
+    """What is wrong with a sample whose turns are all about more regions than can be marked."""
+    masks = len(sample.masks)
+    return Unusable("too many regions", f"no question is about {most} regions or fewer, of {masks} masks")
+
+
 def renumber(text: str, numbers: dict[int, int]) -> str:
     """`<PromptN>` -> `<Promptnumbers[N]>`."""
     return _NAME.sub(lambda m: prompt_name(numbers[int(m[1])]), text)
@@ -110,6 +116,9 @@ def pack(
         hidden: how often there is no prefix, and the turns see only the regions' summaries where they are named; such
             a pack asks nothing that needs more.
         zoomed: how often the picture is cropped to a part with all marked regions, for stages that read no turns.
+
+    Raises:
+        Unusable: each turn names too many regions; as `Sample.picture`.
     """
     config = processor.config
     chosen = _choose_regions(sample, rng, min(max_regions, config.max_prompts))
@@ -380,11 +389,11 @@ def _zoom(size: tuple[int, int], regions: Sequence[Located], rng: random.Random)
 
 def _choose_regions(sample: Sample, rng: random.Random, most: int) -> list[int]:
     """Half of the time as many regions as may be, else some; grown around one turn's own, so that turns that compare
-    several stay possible."""
-    everything = range(len(sample.masks))
-    seed = sorted(named(rng.choice(sample.turns))) if sample.turns else []
-    if len(seed) > most:
-        return sorted(rng.sample(everything, most))
-    others = [i for i in everything if i not in seed]
+    several stay possible. Raises Unusable where no turn fits."""
+    fitting = [turn for turn in sample.turns if len(named(turn)) <= most]
+    if sample.turns and not fitting:
+        raise too_many(sample, most)
+    seed = sorted(named(rng.choice(fitting))) if fitting else []
+    others = [i for i in range(len(sample.masks)) if i not in seed]
     room = min(most - len(seed), len(others))
     return sorted(seed + rng.sample(others, room if rng.random() < 0.5 else rng.randint(0, room)))
