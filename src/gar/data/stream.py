@@ -191,8 +191,8 @@ class Data:
             The place after the sample (three numbers, ready for JSON), and the sample or what was made of it.
 
         Raises:
-            ValueError: a taker that is not there, or to which no record falls; as many records as two epochs hold without
-                one that is usable.
+            ValueError: a taker that is not there, or to which no record falls; as many records as two epochs hold
+                without one that is usable.
         """
         if not 0 <= taker < takers:
             raise ValueError(f"taker {taker} of {takers}: expected 0 <= taker < takers")
@@ -222,8 +222,8 @@ class Data:
                 continue  # only a part of it has been seen
             if total and not dealt:
                 raise ValueError(
-                    f"{self.shards[0].name}: none of {total} records falls to taker {taker} of {takers}: take fewer data "
-                    "workers or processes"
+                    f"{self.shards[0].name}: none of {total} records falls to taker {taker} of {takers}: take fewer "
+                    "data workers or processes"
                 )
             if barren >= 2 * total:
                 raise ValueError(
