@@ -137,7 +137,7 @@ def test_splits_of_gar_bench_follow_the_flags_of_its_items(shared: Path, tmp_pat
 def test_the_overlay_names_items_by_index_and_holds_no_text_of_them():
     content = json.loads(OVERLAY.read_text())
     assert list(content["items"]) == [str(index) for index in range(424)]
-    assert all(set(item) == {"regions", "flags", "rotate"} for item in content["items"].values())
+    assert all(set(item) == {"content", "regions", "flags", "rotate"} for item in content["items"].values())
     assert sum(item["regions"] > 5 for item in content["items"].values()) == 10
 
 
@@ -224,6 +224,34 @@ def test_dlc_leaves_out_unclear_replies_and_caps_an_unrecognised_region(tmp_path
     }  # fmt: skip
     assert found["as_published"] == {"average": 0.25, "positive": 0.167, "negative": 0.333}
     assert found["notes"] == ["3 questions without a clear reply: left out, but 0 as published"]
+    write_json(found, tmp_path / "scored.json")  # kept, they are still read as the published script reads them
+    again = scored(benchmark("dlc"), predictions, verdicts=tmp_path / "scored.json")
+    assert [again[part] for part in ("scores", "as_published", "notes")] == [
+        found[part] for part in ("scores", "as_published", "notes")
+    ]
+    small.gar_vqa(tmp_path)
+    other = small.write(tmp_path / "simple.json", [{"image": "images/vqa_0.png", "model_output": "a"}])
+    with pytest.raises(ValueError, match="no verdict on any item of gar-bench-caption-simple"):
+        scored(benchmark("simple"), other, data=_simple(tmp_path), verdicts=tmp_path / "scored.json")
+
+
+def _simple(folder: Path) -> Path:
+    """A caption of one of `small.gar_vqa`'s pictures."""
+    row = {"image": "images/vqa_0.png", "mask_rles": [small.rle(0, 2, 6, 20)], "question": "?", "answer": "It is red."}
+    return small.write(folder / "GAR-Bench-Caption-Simple.json", [row])
+
+
+def test_a_judge_is_asked_about_the_others_where_a_picture_is_damaged(tmp_path: Path):
+    small.dlc(tmp_path)
+    (tmp_path / "images" / "0.jpg").write_text("no picture")
+    predictions = small.write(tmp_path / "p.json", {"11": "a red cup", "12": "a bus", "13": "glasses"})
+    found = scored(benchmark("dlc"), predictions, judge=Fixed("A"))
+    assert found["unscored"] == {"the picture is damaged": 2} and found["scores"]["average"]["n"] == 1
+    write_page([found], tmp_path / "page.html")
+    assert "a red cup" in (tmp_path / "page.html").read_text()
+    (tmp_path / "class_names.json").unlink()
+    with pytest.raises(ValueError, match="no class_names.json with 13 beside qa.json"):
+        scored(benchmark("dlc"), small.write(tmp_path / "q.json", {"13": "glasses"}), judge=Fixed("A"))
 
 
 def test_ferret_is_the_ratio_of_mean_ratings_and_unreadable_ones_count_only_as_published(tmp_path: Path):
@@ -385,6 +413,8 @@ def test_an_item_is_right_in_circles_only_where_it_is_right_in_every_order(tmp_p
     letters[turned[-1].id] = "X"
     found = in_every_order(items, evaluate(benchmark("vqa"), turned, letters))
     assert [score.value for score in found] == [1, 0] and found[1].parts["orders"] == 0.75
+    described, rated = Item("d", "", ()), Score(1, "a", parts={"recognised": 1})  # without choices there is one order
+    assert in_every_order([described], [rated])[0].parts == {"recognised": 1, "orders": 1}
     del letters[turned[0].id]
     assert in_every_order(items, evaluate(benchmark("vqa"), turned, letters))[0].value is None
 

@@ -318,10 +318,6 @@ def test_a_model_behind_an_endpoint_is_told_of_regions_and_read_strictly(
     assert [row["answer"] for row in lines(tmp_path / "out.jsonl")[1:]] == ["B"] * 6
     assert run(*vqa, Rival(Fixed("It is B"), marks), tmp_path / "unclear.jsonl") == {}
     assert lines(tmp_path / "unclear.jsonl")[1]["answer"] == "It is B"
-    reason = "picture, regions or question are refused"
-    assert run(*vqa, Rival(Fixed({}), marks), tmp_path / "silent.jsonl") == {reason: 6}
-    said = lines(tmp_path / "silent.jsonl")[1]["skipped"]
-    assert said == f"{reason}: there is no fixed reply to this question"
 
 
 class Moody:
@@ -369,11 +365,78 @@ def test_an_item_without_a_reply_is_counted_and_asked_again(vqa: Task, dlc: Task
 def test_an_endpoint_that_replies_to_nothing_is_not_asked_about_everything(vqa: Task, tmp_path: Path):
     many = [replace(vqa[1][0], id=str(k)) for k in range(40)]
     silent = Moody(dict.fromkeys(range(1, 99), BUSY))
-    with pytest.raises(Stopped, match="no reply to 8 items, the last: no reply in 8 tries"):
+    with pytest.raises(Stopped, match="no answer to 8 items, the last: no reply in 8 tries"):
         run(vqa[0], many, vqa[2], Rival(silent), tmp_path / "out.jsonl")
     assert silent.asked < 20
     late = Moody(dict.fromkeys(range(2, 99), BUSY))  # one that has answered may be slow for a while
     assert run(vqa[0], many, vqa[2], Rival(late), tmp_path / "late.jsonl").total() == 39
+
+
+def test_an_endpoint_that_refuses_everything_spoils_no_file_and_one_that_refuses_some_goes_on(
+    vqa: Task, tmp_path: Path
+):
+    out, refused = tmp_path / "out.json", Reply(None, "max_tokens is not supported")
+    with pytest.raises(Stopped, match="no answer to 6 items, the last: .*max_tokens is not supported; run again"):
+        run(*vqa, Rival(Moody(dict.fromkeys(range(1, 99), refused))), out)
+    assert len(lines(out)) == 1
+    reason = "picture, regions or question are refused"
+    assert run(*vqa, Rival(Moody({1: refused, 2: refused})), out) == {reason: 2}
+    assert [row["id"] for row in lines(out)[1:] if "skipped" in row] == ["0", "2"] and len(lines(out)) == 7
+    many = [replace(vqa[1][0], id=str(k)) for k in range(40)]
+    never = Moody(dict.fromkeys(range(1, 99), refused))
+    with pytest.raises(Stopped, match="no answer to 8 items"):
+        run(vqa[0], many, vqa[2], Rival(never), tmp_path / "many.jsonl")
+    assert never.asked < 20
+
+
+def test_items_without_a_reply_are_counted_whatever_the_file_is_called(vqa: Task, tmp_path: Path):
+    busy = Moody(dict.fromkeys(range(1, 99), BUSY))
+    out = tmp_path / "a.json"
+    assert run(*vqa, Rival(busy), out) == {"no reply for now: run again to ask": 6} and len(lines(out)) == 1
+
+
+def test_answers_are_scored_on_the_items_that_were_asked_and_no_others(vqa: Task, tmp_path: Path, capsys):
+    fake: Any = small.FakePredictor(prompts=16)
+    out = tmp_path / "out.jsonl"
+    run(*vqa, fake, out)
+    assert scored(vqa[0], out)["n"] == 6
+    annotations = tmp_path / vqa[0].annotations
+    rows = json.loads(annotations.read_text())
+    own = tmp_path / "predictions.json"
+    own.write_text(json.dumps([row | {"model_output": "A"} for row in rows]))
+    assert scored(vqa[0], own)["n"] == 6
+    rows[0]["question"] = "Is it another one?"
+    annotations.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="answers about other items than these: give the folder"):
+        scored(vqa[0], out)
+    with pytest.raises(ValueError, match="item 0 is another question there"):
+        scored(vqa[0], own)
+
+
+def test_choices_and_answers_that_are_none_are_told_with_their_item(vqa: Task, tmp_path: Path):
+    rows = json.loads((tmp_path / vqa[0].annotations).read_text())
+    for change, said in (
+        ({"answer": None}, "item 1: the answer is None, expected the letter of a choice"),
+        ({"answer": ""}, "item 1: the answer is ''"),
+        ({"answer": "Z"}, "item 1: the answer is 'Z'"),
+        ({"choices": ["A) red", "B) blue"]}, "item 1: the choices begin with"),
+    ):
+        own = tmp_path / "own.json"
+        own.write_text(json.dumps([rows[0], rows[1] | change, *rows[2:]]))
+        with pytest.raises(ValueError, match=said):
+            load(vqa[0], own)
+
+
+def test_items_left_out_are_counted_once_in_every_order_of_their_choices(vqa: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=5)
+    out = tmp_path / "out.jsonl"
+    assert run(*vqa, fake, out, order="circular") == {"more than the 5 regions that the model can mark": 1}
+    found = scored(vqa[0], out)
+    assert found["guess"] == found["as_published"] == {}  # a guesser says one letter, which is right in one order
+    cut = tmp_path / "cut.jsonl"
+    assert run(*vqa, fake, cut, order="circular", many_regions="as-published", view="gray") == {}
+    assert {row["cut"] for row in lines(cut)[1:] if "cut" in row} == {2}
+    assert "1 items have more regions than the model could mark" in " ".join(scored(vqa[0], cut)["notes"])
 
 
 def test_an_endpoint_is_asked_several_at_once_and_the_file_is_that_of_one_by_one(vqa: Task, tmp_path: Path):
@@ -668,6 +731,9 @@ def test_context_and_robustness_ask_as_they_are_told_to(tmp_path: Path, monkeypa
         assert facts["many_regions"] == "as-published"
     assert loaded == [("nano", "cpu", "float32", None)] * 2
     capsys.readouterr()
+    assert "--marks: of no use without" in fails(
+        capsys, "bench", "run", "vqa", "--data", tmp_path / "gar", "--out", tmp_path / "a", "--marks", "text"
+    )
     refused = "--request-limit: of no use without --endpoint"
     assert refused in fails(capsys, "bench", "context", "vqa", "--out", tmp_path, "--request-limit", "3")
     assert refused in fails(capsys, "bench", "run", "vqa", "--out", tmp_path / "a", "--request-limit", "3")

@@ -335,6 +335,15 @@ def test_what_the_filter_does_is_told_by_type_and_reason(
     assert found["reasons"]["kept, with answers of under two models"] == {"color": colors}
     assert "color" not in found["reasons"]["all answer right"]
     assert "give those of two models" in fails(capsys, *command[:5], "--out", tmp_path / "x.jsonl")
+    dropped = tmp_path / "kept.dropped.jsonl"
+    over = [*command[:3], dropped, *runs, "--out", tmp_path / "kept.jsonl"]
+    assert (
+        "is the file of the items: give another name" in fails(capsys, *over)
+        and len(rows_of(dropped)) == found["dropped"]
+    )
+    turned = runs[1].read_text().replace('"as-is"', '"balanced"')
+    runs[1].write_text(turned)
+    assert "asked with --order balanced" in fails(capsys, *command)
     other = write_run(tmp_path / "c.jsonl", [{"id": "7"}], {"7": "A"})
     assert "no answer to any item" in fails(capsys, *command[:5], other, "--out", tmp_path / "x.jsonl")
 

@@ -28,7 +28,7 @@ def task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (tmp_path / "images" / "vqa_3.png").unlink()
     where = ["--data", str(tmp_path), "--out", str(tmp_path / "task")]
     assert main(["bench", "export", "vqa", "--to", "lmms-eval", *where]) == 0
-    assert "1 of 6 items left out: the picture, or a region, is missing" in capsys.readouterr().err
+    assert "1 of 6 items left out: picture or region missing, or picture damaged" in capsys.readouterr().err
     return tmp_path / "task"
 
 
@@ -60,6 +60,14 @@ def test_answers_to_an_exported_task_score_as_anywhere_else(task: Path):
     assert utils.write_predictions([result["predictions"] for result in results]) == 5
     found = scored(benchmark("vqa"), task / "predictions.jsonl", data=task.parent)
     assert [row["value"] for row in found["items"]] == [1, 1, 0, None, 0, 0]
+
+
+def test_an_item_whose_picture_is_damaged_is_left_out_of_a_task(tmp_path: Path):
+    small.gar_vqa(tmp_path)
+    (tmp_path / "images" / "vqa_4.png").write_text("no picture")
+    items, folder = load(benchmark("vqa"), tmp_path)
+    assert lmms_task(benchmark("vqa"), items, folder, tmp_path / "task") == 5
+    assert "4" not in [row["id"] for row in rows(tmp_path / "task" / "items.jsonl")]
 
 
 def test_a_task_without_choices_only_collects_answers(tmp_path: Path):

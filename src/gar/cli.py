@@ -781,7 +781,9 @@ def bench_export(
         items, folder = load(chosen, data)
         written = lmms_task(chosen, items, folder, out)
         if written < len(items):
-            missing = f"{len(items) - written} of {len(items)} items left out: the picture, or a region, is missing"
+            missing = (
+                f"{len(items) - written} of {len(items)} items left out: picture or region missing, or picture damaged"
+            )
             print(f"gar: {missing}", file=sys.stderr)
     else:
         raise ValueError(f"--to {to}: expected lmms-eval or inspect")
@@ -812,7 +814,10 @@ def _asked(
 ) -> Predictor | Rival:
     """The model that a benchmark asks."""
     if endpoint is None:
+        _refuse_unused({"marks": marks if marks != "drawn" else None}, endpoint, "--endpoint URL")
         return _load(model, device, dtype, None)
+    if (device, dtype) != ("auto", "auto"):
+        raise ValueError("--device, --dtype: of no use with --endpoint, whose model runs elsewhere: leave them away")
     from gar.bench.judges import Endpoint
     from gar.bench.rivals import Rival
     from gar.bench.task import CACHE

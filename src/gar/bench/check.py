@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,7 +25,7 @@ from gar.bench.agreement import kappa
 from gar.bench.gar_bench import VQA
 from gar.bench.report import jpeg_url, scored
 from gar.bench.statistics import letter_prior
-from gar.bench.task import Item, read_json, rotated
+from gar.bench.task import ORDERS, Item, progress, read_json, rotated
 from gar.bench.views import points
 from gar.data.sample import replacing
 from gar.regions import Region, load_image
@@ -34,7 +33,6 @@ from gar.show import COLORS
 
 Row = dict[str, Any]  # an item in GAR-Bench's form
 End = tuple[str | None, str]  # of a check: "reject", or the letter that is right, or None (undecided); and a note
-Step = TypeVar("Step")
 
 FORM = ("image", "mask_rles", "question", "choices", "answer", "type")
 EASY, BROKEN, MISKEYED = "all answer right", "all answer wrong", "all give the same wrong answer"
@@ -115,15 +113,6 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
-def progress(steps: Iterable[Step], total: int) -> Iterable[Step]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(
-        steps, "building", total, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    )
-
-
 def _item(row: Row) -> Item:
     return VQA()._item(row.get("id", ""), row)
 
@@ -132,7 +121,8 @@ class _Sorting:
     """Items of a file that are kept and dropped, and why. Raises ValueError where `out` would overwrite the file."""
 
     def __init__(self, path: Path, out: Path) -> None:
-        if path.resolve() == out.resolve():
+        self.beside = out.with_suffix(".dropped.jsonl")
+        if path.resolve() in (out.resolve(), self.beside.resolve()):
             raise ValueError(f"{out} is the file of the items: give another name, so that it stays")
         self.path, self.out = path, out
         self.kept: list[Row] = []
@@ -150,7 +140,7 @@ class _Sorting:
     def write(self) -> dict[str, Any]:
         """Write what is kept, beside it what is not, and pictures that are not there; gives the account of both."""
         write_rows(self.kept, self.out)
-        write_rows(self.dropped, self.out.with_suffix(".dropped.jsonl"))
+        write_rows(self.dropped, self.beside)
         for row in (*self.kept, *self.dropped):
             here, there = (file.parent / row["image"] for file in (self.path, self.out))
             if here.is_file() and not there.exists() and there.resolve().is_relative_to(self.out.parent.resolve()):
@@ -178,12 +168,19 @@ def filtered(path: Path, runs: Sequence[Path], out: Path) -> dict[str, Any]:
         The contents of the file, and what was dropped or not judged, by reason and type.
 
     Raises:
-        ValueError: under two runs, a run of something else, or `out` is `path`.
+        ValueError: under two runs, a run of something else or with choices in another order, or `out` is `path`.
     """
     if len(runs) < 2 or len({run.stem for run in runs}) < len(runs):
         raise ValueError(f"{len(runs)} run(s): give those of two models or more, in files of different names")
     rows = read_rows(path)
-    marks = {run.stem: {one["id"]: one for one in scored(VQA(), run, data=path)["items"]} for run in runs}
+    marks = {}
+    for run in runs:
+        found = scored(VQA(), run, data=path)
+        if found["order"] != ORDERS[0]:
+            raise ValueError(
+                f"{run}: asked with --order {found['order']}, where a letter means another choice: leave it away"
+            )
+        marks[run.stem] = {one["id"]: one for one in found["items"]}
     sorting = _Sorting(path, out)
     for row in rows:
         mine = {name: found[row["id"]] for name, found in marks.items() if found[row["id"]]["value"] is not None}
@@ -218,7 +215,7 @@ def write_page(path: Path, out: Path) -> int:
     rows = read_rows(path)
     pictures: dict[str, str] = {}
     items = []
-    for row in progress(rows, len(rows)):
+    for row in progress(rows, "building"):
         picture = load_image(path.parent / row["image"])
         item = {key: row[key] for key in ("id", "type", "question", "choices", "answer", "image")}
         items.append(item | {"size": picture.size, "regions": _outlines(picture, _item(row).regions())})

@@ -19,8 +19,9 @@ from typing import Any
 
 from PIL import Image
 
-from gar.bench.check import LETTERS, Row, contents, dealt, progress, write_rows
+from gar.bench.check import LETTERS, Row, contents, dealt, write_rows
 from gar.bench.flags import PUBLISHED_PROMPTS
+from gar.bench.task import progress
 from gar.data.annotated import FILE, name_it
 from gar.data.packing import renumber
 from gar.data.sample import Sample, Unusable, replacing
@@ -463,7 +464,7 @@ def candidates(
     asked: Counter[tuple[str, ...]] = Counter()
     seen = set()
     records = 0
-    for record, sample in progress(data.records(), data.num_records()):
+    for record, sample in progress(data.records(), "building", data.num_records()):
         records += 1
         record = record.rpartition("/")[2]
         rng = Random(f"{seed}/{record}")

@@ -66,7 +66,7 @@ Write the letter and the text of one choice, nothing else."""
             row = annotations.get(key)
             image = f"images/{files[row['image_id']]}" if row else ""
             masks = (row["segmentation"],) if row else ()
-            truth = {"name": class_names.get(key, "unknown"), "questions": questions}
+            truth = {"name": class_names.get(key), "questions": questions}
             found.append(Item(key, image, masks, picture=image or key, truth=truth))
         return found
 
@@ -74,6 +74,8 @@ Write the letter and the text of one choice, nothing else."""
         return {item.id: rows[item.id] for item in items if isinstance(rows.get(item.id), str)}
 
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
+        if item.truth["name"] is None:
+            raise ValueError(f"no class_names.json with {item.id} beside {self.annotations}: the judge needs its name")
         shown: tuple[Any, ...] = ()
         if folder is not None:
             picture = picture_for_judge(item, folder)

@@ -92,7 +92,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     new one is complete.
 
     Args:
-        folder: of the pictures. Items without theirs, or without a region, are left out.
+        folder: of the pictures. Items without theirs, with a damaged one, or without a region, are left out.
 
     Returns:
         How many items were written.
@@ -100,7 +100,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     Raises:
         ValueError: no picture is there; `out` holds something else, such as the answers of a run.
     """
-    there = [item for item in items if not item.why_not(folder)]
+    there = [item for item in items if not item.why_not(folder) and _opens(folder / item.image)]
     if not there:
         raise ValueError(f"{folder}: none of the {len(items)} pictures of {benchmark.name} is there")
     task = re.sub(r"\W", "_", benchmark.name)
@@ -112,6 +112,14 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
         shutil.rmtree(out, ignore_errors=True)
         unfinished.rename(out)
     return len(there)
+
+
+def _opens(picture: Path) -> bool:
+    try:
+        load_image(picture)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse_foreign(out: Path, yaml: str) -> None:

@@ -6,6 +6,7 @@ and repeats nothing of them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -52,7 +53,7 @@ def _published_flags(benchmark: Benchmark, items: Sequence[Item]) -> dict[str, d
     """By item, whether it has each flag of the overlay; nothing where these are not the items that it is about."""
     known = json.loads((files("gar") / "assets" / "gar_bench_vqa.json").read_text(encoding="utf-8"))["items"]
     if benchmark.name != "gar-bench-vqa" or not all(
-        item.id in known and known[item.id]["regions"] == len(item.masks) for item in items
+        item.id in known and known[item.id]["content"] == _content(item) for item in items
     ):
         return {}
     names = sorted({flag for flags in known.values() for flag in flags["flags"]} - {OVERLAP})  # which `kinds` tells
@@ -60,7 +61,8 @@ def _published_flags(benchmark: Benchmark, items: Sequence[Item]) -> dict[str, d
 
 
 def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, Any]]:
-    """Flags of multiple-choice items by id, and a rotation of the choices that balances the right letters of a type.
+    """Of multiple-choice items by id: a digest to know them by, flags, and a rotation of the choices that balances the
+    right letters of a type.
 
     Args:
         elsewhere: names of the pictures of another benchmark.
@@ -76,5 +78,12 @@ def overlay(items: Sequence[Item], elsewhere: set[str]) -> dict[str, dict[str, A
             "picture of DLC-Bench": item.picture.rpartition("/")[2] in elsewhere,
         }
         named = [name for name, is_so in flags.items() if is_so]
-        found[item.id] = {"regions": len(item.masks), "flags": named, "rotate": places}
+        found[item.id] = {"content": _content(item), "regions": len(item.masks), "flags": named, "rotate": places}
     return found
+
+
+def _content(item: Item) -> str:
+    """Tells an item from another one with its index, and nothing of what it says."""
+    return hashlib.sha256(
+        json.dumps([item.question, sorted(choice[3:] for choice in item.choices)]).encode()
+    ).hexdigest()[:8]

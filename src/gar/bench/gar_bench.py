@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from gar.bench.judges import Question
+from gar.bench.judges import LETTERS, Question
 from gar.bench.statistics import Estimate, letter_prior, proportion
 from gar.bench.task import (
     NO_REPLY,
@@ -78,8 +78,12 @@ class _GARBench(Benchmark):
         raise NotImplementedError
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        said = {row.get("id", row["image"]): row["model_output"] for row in rows}
-        return {item.id: said[key] for item in items for key in (item.id, item.image) if key in said}
+        said = {row.get("id", row["image"]): row for row in rows}
+        mine = [(item, said[key]) for item in items for key in (item.id, item.image) if key in said]
+        for item, row in mine:
+            if row.get("question", item.question) != item.question:
+                raise ValueError(f"item {item.id} is another question there: give the folder of its items with --data")
+        return {item.id: row["model_output"] for item, row in mine}
 
 
 class VQA(_GARBench, Choices):
@@ -89,6 +93,11 @@ class VQA(_GARBench, Choices):
     files = {annotations: "442701d1143cb1004a9e72d2ba0945bcfc5c1bf88b57d010cebe4dc1ef532827"}
 
     def _item(self, index: str, row: dict[str, Any]) -> Item:
+        letters = [str(choice)[:3] for choice in row["choices"]]
+        if letters != [f"{letter}. " for letter in LETTERS[: len(letters)]]:
+            raise ValueError(f'item {index}: the choices begin with {letters}, expected "A. ", "B. " and so on')
+        if row["answer"] not in [*LETTERS[: len(letters)]]:
+            raise ValueError(f"item {index}: the answer is {row['answer']!r}, expected the letter of a choice")
         return Item(
             index,
             row["image"],

@@ -101,7 +101,7 @@ First line: the two ratings, that of answer 1 first, with one space between them
         for kind in dict.fromkeys(item.type for item in items):
             some = [score for item, score in zip(items, scores, strict=True) if item.type == kind]
             reference, rating = published_means(some)
-            if reference:
+            if reference > 0:  # it is below where no reply could be read
                 figures[kind] = round(100 * rating / (reference + 1e-6), 2)
         for name, kinds in GROUPS.items():
             if set(kinds) <= set(figures):

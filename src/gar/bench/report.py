@@ -22,6 +22,7 @@ from gar.bench.flags import splits
 from gar.bench.judges import Judge
 from gar.bench.statistics import mcnemar, mean, proportion
 from gar.bench.task import (
+    AS_PUBLISHED,
     Benchmark,
     asked_how,
     average,
@@ -64,30 +65,36 @@ def scored(
         ValueError: a file is missing, or is not of this benchmark; nothing can be said without a judge.
     """
     everything, folder = load(benchmark, data, predictions)
-    order, unchanged = asked_how(predictions)
+    how = asked_how(predictions, everything)
     # Ordered first: what balances the letters depends on all items.
     items, asked = (
         [item for item in some if max_regions is None or len(item.masks) <= max_regions]
-        for some in (everything, ordered(everything, order))
+        for some in (everything, ordered(everything, how.order))
     )
     answers = read_answers(benchmark, predictions, asked)
     pictures = None if text_only else folder
     scores = evaluate(
         benchmark, asked, answers, verdicts=verdicts, judge=judge, folder=pictures, wording=wording, repeat=repeat
     )
-    if order == "circular":
+    if how.order == "circular":
         scores, asked = in_every_order(items, scores), items
     found = result(benchmark, asked, scores)
-    if order == "circular":
+    if how.order == "circular":
+        found |= {"as_published": {}, "guess": {}}  # of answers in one order
         there = [None if score.value is None else score.parts["orders"] for score in scores]
         found["scores"]["mean over orders"] = average(asked, there).json()
         found["notes"].append("right means: right in every rotated order of the choices")
-    found["order"] = order
-    if unchanged:
-        found["unchanged"] = unchanged
-        found["notes"].append(f"the view changed nothing on {unchanged} items")
+    found["order"] = how.order
+    if how.unchanged:
+        found["unchanged"] = how.unchanged
+        found["notes"].append(f"the view changed nothing on {how.unchanged} items")
+    if how.cut:
+        found["notes"].append(
+            f"{how.cut} items have more regions than the model could mark: of those, the first ones were"
+        )
     if len(items) < len(everything):
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
+        found["notes"].append(f"{len(everything) - len(items)} items left out: more than {max_regions} regions")
     if judge is not None:
         first_line = (wording or benchmark.wording).split("\n")[0]
         found["judge"] = {"name": judge.name, "wording": first_line, "repeat": repeat}
@@ -118,7 +125,7 @@ def _judge_of(verdicts: Path) -> dict[str, Any]:
     """Who gave stored replies: what our own file says, or a published one itself."""
     content = read_json(verdicts)
     kept = content.get("judge") if isinstance(content, dict) else None
-    return kept or {"name": str(verdicts), "wording": "as published", "repeat": 0}
+    return kept or {"name": str(verdicts), "wording": AS_PUBLISHED, "repeat": 0}
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -392,14 +399,17 @@ def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:
-    """A picture with its regions, small, as a data URL."""
+    """A picture with its regions, small, as a data URL; None where it is missing or damaged."""
     from gar.bench.task import Item
     from gar.regions import load_image
     from gar.show import draw
 
     if not row["image"] or not (folder / row["image"]).is_file():
         return None
-    picture = load_image(folder / row["image"])
+    try:
+        picture = load_image(folder / row["image"])
+    except ValueError:
+        return None
     regions = [region.locate(*picture.size) for region in Item("", "", tuple(row["masks"])).regions()]
     small = draw(picture, regions, [""] * len(regions))
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))

@@ -49,27 +49,8 @@ def mean(values: Sequence[float], pictures: Sequence[Hashable]) -> Estimate:
 
 def ratio(above: Sequence[float], below: Sequence[float], pictures: Sequence[Hashable], scale: float = 1) -> Estimate:
     """`scale` times the sum of one figure of the items over the sum of another, resampled by their pictures."""
-    from scipy.stats import bootstrap
-
-    names = {name: k for k, name in enumerate(dict.fromkeys(pictures))}
-    where = [names[name] for name in pictures]
-    tops, bottoms = (np.bincount(where, np.asarray(x, float), len(names)) for x in (above, below))
-    if not sum(bottoms):
-        return Estimate(math.nan, math.nan, math.nan, len(above))
-    value = scale * tops.sum() / bottoms.sum()
-    if len(names) < 2:
-        return Estimate(value, math.nan, math.nan, len(above))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        interval = bootstrap(
-            (tops, bottoms),
-            lambda top, bottom, axis=-1: scale * top.sum(axis) / bottom.sum(axis),
-            n_resamples=RESAMPLES,
-            paired=True,
-            method="percentile",
-            batch=1000,
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-    return Estimate(float(value), float(interval.low), float(interval.high), len(above))
+    figures = np.stack([np.asarray(above, float), np.asarray(below, float)], 1)
+    return resampled(figures, pictures, lambda sums: scale * sums[:, 0] / np.where(sums[:, 1], sums[:, 1], np.nan))
 
 
 def resampled(

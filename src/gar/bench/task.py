@@ -39,11 +39,13 @@ OSPREY = "sunshine-lwt/Osprey-ValData"
 DESCRIBE = "Describe {} in detail."
 SILENT = 8  # items without a reply, and none with one, after which an endpoint is asked no more
 ORDERS = ("as-is", "circular", "balanced")
+AT = "@"  # between an item and the rotation of its choices
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
 PASSING = "no reply for now: run again to ask"
+AS_PUBLISHED = "as published"  # the wording of stored verdicts, which are read as the published script reads them
 REFUSED = "picture, regions or question are refused"
-NO_PICTURE = "the picture is missing"
+NO_PICTURE, DAMAGED = "the picture is missing", "the picture is damaged"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
 
@@ -181,14 +183,17 @@ class Benchmark:
 
 
 class MissingPicture(ValueError):
-    """A judge is to be shown a picture that is not there."""
+    """A judge is to be shown a picture that is not there, or is damaged."""
 
 
 def picture_for_judge(item: Item, folder: Path) -> Image.Image:
     """The picture of an item. Raises MissingPicture."""
     if not item.image or not (folder / item.image).is_file():
         raise MissingPicture(f"{NO_PICTURE}: give its folder with --data, or --text-only to judge by the words alone")
-    return load_image(folder / item.image)
+    try:
+        return load_image(folder / item.image)
+    except ValueError as error:
+        raise MissingPicture(f"{DAMAGED}: {error}") from error
 
 
 def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
@@ -222,8 +227,10 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
         if not places and predictions and benchmark.self_contained:
             places = [predictions]
     if not places:
-        where = f"in {data} or the two levels below it" if data else "beside the predictions"
-        raise ValueError(f"no {name} {where}: give the folder of {benchmark.name} with --data DIR")
+        looked = f"in {data} or the two levels below it" if data else f"in {CACHE / benchmark.name}"
+        looked += " or beside the predictions" if predictions and not data else ""
+        way = f"give the folder with --data DIR, or download it by `gar bench fetch {benchmark.name}`"
+        raise ValueError(f"no {name} {looked}: {way}")
     try:
         return benchmark.items(places[0]), places[0].parent
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -236,19 +243,22 @@ def read_json(path: Path) -> Any:
     try:
         content = json.loads(text)
         return [content] if path.suffix == ".jsonl" and isinstance(content, dict) else content
-    except ValueError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
+    except ValueError:
+        pass
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand in a text
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            raise ValueError(f"{path}: neither JSON nor JSON Lines: {error}") from error
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}: neither JSON nor JSON Lines: line {number}: {error}") from error
+    return rows
 
 
 def read_answers(benchmark: Benchmark, path: Path, items: Sequence[Item]) -> dict[str, str]:
     """Answers by item, from a file that `run` wrote or a published one.
 
     Raises:
-        ValueError: the file is of another benchmark, or holds no answer to any item.
+        ValueError: the file is of another benchmark, or of other items, or holds no answer to any of these.
     """
     rows = read_json(path)
     if (facts := _run_facts(rows)) is None:
@@ -274,12 +284,38 @@ def _run_facts(rows: Any) -> dict[str, Any] | None:
     return first["run"] if isinstance(first, dict) and "run" in first else None
 
 
-def asked_how(path: Path) -> tuple[str, int]:
-    """Of a file of `run`: the order of choices, and on how many items the view changed nothing. Published files have
-    the order of the annotations."""
+@dataclass(frozen=True)
+class Manner:
+    """How a file's answers came about. Published files have the order of the annotations, and nothing else is known.
+
+    order: of the choices. unchanged: on how many items the view changed nothing. cut: on how many not all regions were
+        marked.
+    """
+
+    order: str = ORDERS[0]
+    unchanged: int = 0
+    cut: int = 0
+
+
+def asked_how(path: Path, items: Sequence[Item]) -> Manner:
+    """How a file of answers came about.
+
+    Raises:
+        ValueError: `run` wrote it, and asked about other items than all of these.
+    """
     rows = read_json(path)
-    facts = _run_facts(rows)
-    return (ORDERS[0], 0) if facts is None else (facts.get("order", ORDERS[0]), sum("unchanged" in row for row in rows))
+    if (facts := _run_facts(rows)) is None:
+        return Manner()
+    if facts.get("items", _digest(items)) != _digest(items):
+        raise ValueError(
+            f"{path}: answers about other items than these: give the folder that was asked about with --data"
+        )
+    return Manner(facts.get("order", ORDERS[0]), *(len(_named(rows[1:], what)) for what in ("unchanged", "cut")))
+
+
+def _named(rows: Iterable[dict[str, Any]], what: str) -> set[str]:
+    """The items of which a line says something, whatever the order of their choices."""
+    return {row["id"].partition(AT)[0] for row in rows if what in row}
 
 
 def _missing(error: Exception) -> str:
@@ -318,11 +354,14 @@ def evaluate(
     published = False
     if verdicts is not None:
         rows = read_json(verdicts)
-        published = not (isinstance(rows, dict) and "items" in rows)
+        ours = isinstance(rows, dict) and "items" in rows
+        published = not ours or (rows.get("judge") or {}).get("wording") == AS_PUBLISHED
         try:
-            replies = benchmark.verdicts(rows, items, answers) if published else _kept_replies(rows["items"], answers)
+            replies = _kept_replies(rows["items"], answers) if ours else benchmark.verdicts(rows, items, answers)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{verdicts}: not verdicts of {benchmark.name}: {_missing(error)}") from error
+        if not replies.keys() & {item.id for item in items} or (ours and rows["benchmark"] != benchmark.name):
+            raise ValueError(f"{verdicts}: no verdict on any item of {benchmark.name}")
         for name, said in replies.items():
             if wrong := [reply for reply in said if not isinstance(reply, str | None)]:
                 raise ValueError(f"{verdicts}: the verdict on {name} is {wrong[0]!r}, expected a text")
@@ -445,7 +484,7 @@ def ordered(items: Sequence[Item], order: str) -> list[Item]:
     """
     if order == "circular":
         return [
-            replace(rotated(item, places), id=f"{item.id}@{places}")
+            replace(rotated(item, places), id=f"{item.id}{AT}{places}")
             for item in items
             for places in range(max(len(item.choices), 1))
         ]
@@ -486,7 +525,8 @@ def in_every_order(items: Sequence[Item], scores: Sequence[Score]) -> list[Score
     for item in items:
         mine = [next(found) for _ in range(max(len(item.choices), 1))]
         worst = min(mine, key=lambda score: -1 if score.value is None else score.value)
-        together.append(replace(worst, parts={"orders": sum(score.value or 0 for score in mine) / len(mine)}))
+        orders = sum(score.value or 0 for score in mine) / len(mine)
+        together.append(replace(worst, parts=worst.parts | {"orders": orders}))
     return together
 
 
@@ -511,8 +551,8 @@ def run(
     stopped.
 
     Args:
-        out: JSON Lines {"id", "answer", "text", "confidence"}, and "unchanged" where the view changed nothing; an item
-            that was left out has {"id", "skipped"}.
+        out: JSON Lines {"id", "answer", "text", "confidence"}, "unchanged" where the view changed nothing, and "cut",
+            the number of regions that were not marked; an item that was left out has {"id", "skipped"}.
         view: how picture and regions are shown (`gar.bench.views`).
         many_regions: an item with more regions than the model has prompts is "left-out", or treated "as-published": the
             first ones are marked, the others stay names in the text that mean nothing. Those that a view adds beyond
@@ -525,7 +565,7 @@ def run(
 
     Raises:
         ValueError: no picture is there; the file is of another run.
-        Stopped: the endpoint answers nothing more; the next run goes on.
+        Stopped: the endpoint answers nothing, or nothing more; the next run goes on.
     """
     from gar.bench.rivals import Rival
     from gar.bench.views import FEATURE_VIEWS, TOLD, VIEWS
@@ -548,8 +588,9 @@ def run(
     # In an order that does not depend on which pictures are there.
     asked = [item for item in ordered(items, order) if not item.why_not(folder)]
     facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
-    facts |= {"order": order, "items": _digest(asked), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    done = _resume(out, {"run": facts})
+    facts |= {"order": order, "items": _digest(items), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    rows = _resume(out, {"run": facts})
+    done = {row["id"] for row in rows}
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     asking = _Asking(predictor, folder, show, most, many_regions, batch_size, max_new_tokens)
 
@@ -568,21 +609,33 @@ def run(
         found = chain.from_iterable(_in_order(side_by_side(replies, alone)))
     else:
         found = chain.from_iterable(map(lines, groups))
-    answered = 0
+    # What an endpoint refuses before it has answered anything has no line yet: it may refuse all, for a wrong setting.
+    sure = not isinstance(predictor, Rival) or any("answer" in row for row in rows)
+    held: list[dict[str, Any]] = []
+    without_reply: set[str] = set()
+    last = ""
     with out.open("a", encoding="utf-8") as file:
         for item, line in found:
             if isinstance(line, NoReply):
-                left_out[PASSING] += 1
-                if left_out[PASSING] == SILENT and not answered:
-                    raise Stopped(f"{predictor.name}: no reply to {SILENT} items, the last: {line}; run again to go on")
-                continue
-            answered += "answer" in line
-            file.write(json.dumps({"id": item.id, **line}) + "\n")
-            file.flush()
-    for row in read_json(out)[1:]:
-        if "skipped" in row:
-            left_out[row["skipped"].partition(":")[0]] += 1
-    return left_out
+                without_reply.add(item.id.partition(AT)[0])
+                last = str(line)
+            else:
+                held.append({"id": item.id, **line})
+                sure, last = sure or "answer" in line, line.get("skipped", "")
+            if sure:
+                file.writelines(json.dumps(row) + "\n" for row in held)
+                file.flush()
+                rows += held
+                held.clear()
+            elif len(held) + len(without_reply) >= SILENT:
+                break
+    if held or (len(without_reply) >= SILENT and not sure):
+        asked_for = len(held) + len(without_reply)
+        raise Stopped(f"{predictor.name}: no answer to {asked_for} items, the last: {last}; run again to go on")
+    if without_reply:
+        left_out[PASSING] = len(without_reply)
+    reasons = {row["id"].partition(AT)[0]: row["skipped"].partition(":")[0] for row in rows if "skipped" in row}
+    return left_out + Counter(reasons.values())
 
 
 def _digest(items: Sequence[Item]) -> str:
@@ -635,7 +688,7 @@ class _Asking:
     def _chosen(self, items: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
         """The lines of multiple-choice items with the same picture and regions, from one reading of these."""
         try:
-            picture, regions, told, same = self._shown(items[0])
+            picture, regions, told, remarks = self._shown(items[0])
             scene = self.predictor.open(picture, regions)
         except (Stopped, NoReply):
             raise
@@ -645,7 +698,8 @@ class _Asking:
         for item in items:
             choices = [unmarked(choice, self.most) for choice in item.choices]
             try:
-                yield item, _lines([scene.ask(told + unmarked(item.question or "", self.most), choices)], same)
+                answer = scene.ask(told + unmarked(item.question or "", self.most), choices)
+                yield item, _line([answer]) | remarks
             except (Stopped, NoReply):
                 raise
             except ValueError as error:
@@ -672,7 +726,7 @@ class _Asking:
             raise
         except ValueError as error:
             return [_refused(error)] if len(items) == 1 else [self._written([item])[0] for item in items]
-        return [_lines(mine, same) for mine, (*_, same) in zip(answers, shown, strict=True)]
+        return [_line(mine) | remarks for mine, (*_, remarks) in zip(answers, shown, strict=True)]
 
     def _described(self, item: Item) -> bool:
         """Whether each of its regions is described by itself, no other one being marked or told of."""
@@ -680,8 +734,9 @@ class _Asking:
 
         return item.question is None and self.view not in (*AMONG_OTHERS, *TOLD)
 
-    def _shown(self, item: Item) -> tuple[Image.Image, list[Region], str, bool]:
-        """The picture and the regions to mark, what is said before a question, and whether the view changed nothing.
+    def _shown(self, item: Item) -> tuple[Image.Image, list[Region], str, dict[str, Any]]:
+        """The picture and the regions to mark, what is said before a question, and what the item's line remarks: that
+        the view changed nothing, and how many regions were cut off.
 
         Raises:
             ValueError: the picture or a region is refused, or there are too many regions.
@@ -690,19 +745,23 @@ class _Asking:
 
         picture, regions = load_image(self.folder / item.image), item.regions()
         alone = self._described(item)
+        remarks = {}
         if not alone and len(regions) > self.most and self.many_regions == "as-published":
+            remarks["cut"] = len(regions) - int(self.most)
             regions = regions[: int(self.most)]
         shown, marked = VIEWS[self.view](picture, regions)
-        same = unchanged(self.view, (picture, regions), (shown, marked))
+        if unchanged(self.view, (picture, regions), (shown, marked)):
+            remarks["unchanged"] = True
         if alone:
-            return shown, marked, "", same
+            return shown, marked, "", remarks
         if len(regions) < self.most < len(marked):
             marked = sharing(shown, marked, int(self.most))
         if len(marked) > self.most:
             raise _TooMany(f"more than the {self.most} regions that the model can mark")
         if self.view not in TOLD:
-            return shown, marked, "", same
-        return shown, marked, TOLD[self.view](picture, [one.locate(*picture.size) for one in regions]) + "\n", same
+            return shown, marked, "", remarks
+        told = TOLD[self.view](picture, [one.locate(*picture.size) for one in regions])
+        return shown, marked, f"{told}\n", remarks
 
 
 def _questions(item: Item) -> list[str]:
@@ -715,12 +774,11 @@ def _refused(error: ValueError) -> dict[str, Any]:
     return {"skipped": str(error) if isinstance(error, _TooMany) else f"{REFUSED}: {error}"}
 
 
-def _lines(answers: Sequence[Any], unchanged: bool) -> dict[str, Any]:
+def _line(answers: Sequence[Any]) -> dict[str, Any]:
     """A line of the file: one answer, or descriptions of several regions. A rival tells no confidence."""
     text, confidence = together([answer.text for answer in answers]), sum(answer.confidence for answer in answers)
     certain = None if math.isnan(confidence) else round(confidence / len(answers), 6)
-    line = {"answer": answers[0].choice or text, "text": text, "confidence": certain}
-    return line | {"unchanged": True} if unchanged else line
+    return {"answer": answers[0].choice or text, "text": text, "confidence": certain}
 
 
 def together(texts: Sequence[str]) -> str:
@@ -755,13 +813,13 @@ def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
     return groups + list(chosen.values())
 
 
-def _resume(out: Path, header: dict[str, Any]) -> set[str]:
-    """The items that a file has already. Starts the file, or cuts off a line that was being written at its end."""
+def _resume(out: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines that a file has already. Starts the file, or cuts off a line that was being written at its end."""
     first = (json.dumps(header) + "\n").encode()
     content = out.read_bytes() if out.exists() else b""
     if first.startswith(content):  # there is none, or it died while it began
         out.write_bytes(first)
-        return set()
+        return []
     if not content.startswith(first):
         start = content.decode("utf-8", "replace").partition("\n")[0][:200]
         raise ValueError(f"{out}: holds something else ({start}): give another file, or remove it")
@@ -769,12 +827,12 @@ def _resume(out: Path, header: dict[str, Any]) -> set[str]:
     lines = content.decode("utf-8").splitlines()
     with out.open("r+b") as file:
         file.truncate(len(content))
-    return {json.loads(line)["id"] for line in lines[1:]}
+    return [json.loads(line) for line in lines[1:]]
 
 
-def progress(things: Sequence[T], what: str) -> Iterable[T]:
-    """The same things, with a bar on stderr where that is a terminal."""
+def progress(things: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """The same things, with a bar on stderr where that is a terminal. `total`: of things without a length."""
     from rich.console import Console
     from rich.progress import track
 
-    return track(things, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    return track(things, what, total, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
