@@ -283,8 +283,9 @@ def test_label_studio_shapes_are_percent_and_may_be_turned(tmp_path: Path):
         {"id": "e", "type": "ellipselabels", "value": {"x": 50, "y": 50, "radiusX": 25, "radiusY": 10, "rotation": 90}},
         {"id": "k", "type": "keypointlabels", "value": {"x": 5, "y": 5, "width": 1, "keypointlabels": ["nose"]}},
     ]
+    relation = {"type": "relation", "from_id": "r", "to_id": "t", "direction": "right"}
     task = {"data": {"image": "/data/local-files/?d=a.png"}}
-    task |= {"annotations": [{"result": [result | size for result in results]}]}
+    task |= {"annotations": [{"result": [*(result | size for result in results), relation]}]}
     (tmp_path / "export.json").write_text(json.dumps([task]))
     data = open_data(tmp_path / "export.json")
     (sample,) = data

@@ -136,7 +136,8 @@ def _label_studio_sample(task: dict[str, Any], pictures: Folder) -> Sample:
     name = _picture_name(fields["image"] if "image" in fields else next(iter(fields.values())))
     image = pictures.read(name)
     done = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
-    results = done[-1]["result"] if done else []
+    # A relation joins two regions, and has no value.
+    results = [result for result in (done[-1]["result"] if done else ()) if result["type"] != "relation"]
     texts = {}
     for result in results:
         if result["type"] == "textarea":
