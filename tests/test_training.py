@@ -32,7 +32,7 @@ from gar.inputs.processor import GARProcessor
 from gar.inputs.prompt import DESCRIBE, ChatTurn
 from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, recipes, trainer
-from gar.train.checkpoint import load
+from gar.train.checkpoint import load, save
 from gar.train.feed import Feed, Packer, Steps, share
 from gar.train.heads import RegionHeads, cells_of
 from gar.train.log import Log
@@ -635,6 +635,19 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(samples, proce
     assert load(tmp_path, objective, objective.optimizer()[0])[0] == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"gar: {tmp_path / 'step-00000002'} is damaged")
+
+
+def test_a_new_checkpoint_takes_the_place_of_damaged_ones_that_were_further(tmp_path):
+    model: Any = SimpleNamespace(model=nn.Linear(2, 2), heads=None)
+    optimizer = torch.optim.AdamW(model.model.parameters())
+    for step in (1, 2, 3):
+        save(tmp_path, step, model, optimizer, {}, keep=2)
+    for step in (2, 3):
+        (tmp_path / f"step-{step:08}" / "model.safetensors").write_bytes(b"x")
+    assert load(tmp_path, model, optimizer)[0] == 0
+    save(tmp_path, 1, model, optimizer, {}, keep=2)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000001"]
+    assert load(tmp_path, model, optimizer)[0] == 1
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_a_weight(samples, processor, tmp_path):

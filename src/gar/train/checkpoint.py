@@ -27,7 +27,7 @@ from gar.train.processes import gathered, rank_and_world
 def save(
     out: Path, step: int, objective: Objective, optimizer: torch.optim.Optimizer, progress: dict[str, Any], keep: int
 ) -> None:
-    """Write a checkpoint, and remove all but the last `keep`. Every process calls it.
+    """Write a checkpoint, and remove all but the last `keep`, this one among them. Every process calls it.
 
     Args:
         progress: JSON that `load` gives back, of the first process.
@@ -54,7 +54,9 @@ def save(
         (temporary / "step.json").write_text(json.dumps(about, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        for old in sorted(out.glob("step-*"))[:-keep]:
+        folders = sorted(out.glob("step-*"))
+        behind = folders.index(final) + 1
+        for old in (*folders[:behind][:-keep], *folders[behind:]):  # later ones are damaged: the run began before them
             shutil.rmtree(old)
     gathered(None)
 
