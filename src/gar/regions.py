@@ -11,6 +11,7 @@ whose centres lie in it, so that shapes that share an edge share no pixel.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -217,6 +218,16 @@ class Located:
     def rle(self) -> dict[str, Any]:
         """The mask as compressed COCO RLE, ready for JSON: {"size": [height, width], "counts": str}."""
         return encode_rle(self.mask)
+
+
+def prompt_name(k: int) -> str:
+    """The name of region k in a text: `<Promptk>`."""
+    return f"<Prompt{k}>"
+
+
+def prompts_named(text: str) -> list[int]:
+    """The prompt numbers that a text names, ascending, each once."""
+    return sorted({int(k) for k in re.findall(r"<Prompt(\d+)>", text)})
 
 
 def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Image.Image:

@@ -26,8 +26,7 @@ from gar.data.annotated import FILE, name_it
 from gar.data.packing import renumber
 from gar.data.sample import Sample, Unusable, replacing
 from gar.data.stream import Data
-from gar.inputs.prompt import prompt_name, prompts_named
-from gar.regions import Box, Region
+from gar.regions import Box, Region, prompt_name, prompts_named
 
 MIN_AREA = 0.005  # of the picture: smaller regions are not asked about
 MATERIAL_AREA = 0.014  # the same for what a thing is made of, which needs more to be seen

@@ -14,9 +14,8 @@ from PIL import Image
 
 from gar.bench.judges import Judge, NoReply, Reply, read_choice
 from gar.bench.views import TOLD, focal_crop, numbered
-from gar.inputs.prompt import prompt_name
 from gar.predictor import Answer
-from gar.regions import Region, load_image
+from gar.regions import Region, load_image, prompt_name
 from gar.segment import resolve
 
 MARKS = (*TOLD, "crops")

@@ -26,8 +26,8 @@ from PIL import Image
 from gar.bench.captions import figures_beside
 from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all, side_by_side
 from gar.bench.statistics import Estimate, mean
-from gar.inputs.prompt import prompt_name
-from gar.regions import Region, load_image
+from gar.bench.views import AMONG_OTHERS, FEATURE_VIEWS, TOLD, VIEWS, sharing, unchanged
+from gar.regions import Region, load_image, prompt_name
 
 if TYPE_CHECKING:
     from gar.bench.rivals import Rival
@@ -568,7 +568,6 @@ def run(
         Stopped: the endpoint answers nothing, or nothing more; the next run goes on.
     """
     from gar.bench.rivals import Rival
-    from gar.bench.views import FEATURE_VIEWS, TOLD, VIEWS
 
     if view not in VIEWS:
         raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
@@ -730,8 +729,6 @@ class _Asking:
 
     def _described(self, item: Item) -> bool:
         """Whether each of its regions is described by itself, no other one being marked or told of."""
-        from gar.bench.views import AMONG_OTHERS, TOLD
-
         return item.question is None and self.view not in (*AMONG_OTHERS, *TOLD)
 
     def _shown(self, item: Item) -> tuple[Image.Image, list[Region], str, dict[str, Any]]:
@@ -741,8 +738,6 @@ class _Asking:
         Raises:
             ValueError: the picture or a region is refused, or there are too many regions.
         """
-        from gar.bench.views import TOLD, VIEWS, sharing, unchanged
-
         picture, regions = load_image(self.folder / item.image), item.regions()
         alone = self._described(item)
         remarks = {}

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from gar.inputs.prompt import prompt_name
-from gar.regions import Located, Region
+from gar.regions import Located, Region, prompt_name
 from gar.segment import load_segmenter, resolve
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from gar.data.sample import Sample, Turn, Unusable
-from gar.inputs.prompt import prompt_name
-from gar.regions import DAMAGED, Region
+from gar.data.sample import MALFORMED, Sample, Turn, Unusable
+from gar.regions import DAMAGED, Region, prompt_name
 
 FILE = "file"  # in `Sample.meta`: the picture's name, beside the annotations
 DROPPED = "dropped"  # in `Sample.meta`: annotations that could not be used, each with its number, reason and detail
@@ -81,7 +80,7 @@ def gather(raws: Iterable[Raw], make: Callable[[Raw], Annotation]) -> tuple[dict
             dropped.append({"annotation": number, "reason": error.reason, "detail": error.detail})
         except ValueError as error:
             dropped.append({"annotation": number, "reason": "damaged mask", "detail": str(error)})
-        except (AttributeError, KeyError, IndexError, TypeError) as error:
+        except MALFORMED as error:
             detail = f"{type(error).__name__}: {error}"
             dropped.append({"annotation": number, "reason": "malformed record", "detail": detail})
     return kept, {DROPPED: dropped} if dropped else {}

@@ -19,7 +19,7 @@ from gar.data.annotated import describe
 from gar.data.files import Folder
 from gar.data.sample import Sample, Turn, Unusable, sample_of
 from gar.data.stream import Lazy
-from gar.inputs.prompt import prompts_named
+from gar.regions import prompts_named
 
 _PICTURE = "<image>"  # stands in the first question for the picture
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from gar.inputs.prompt import prompts_named
-from gar.regions import DAMAGED, MAX_PIXELS, load_image, rle_area
+from gar.regions import DAMAGED, MAX_PIXELS, load_image, prompts_named, rle_area
 
 SMALLEST = 10  # pixels of a picture's side, as in the released data set
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -32,6 +31,10 @@ class Unusable(ValueError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+# What comes of looking into input for what is not there, or is something else.
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class Sample:
             texts = (turn.question, turn.answer, *turn.choices)
             fields = ("question", "answer", *["choices"] * len(turn.choices), "type")
             for name, text in zip(fields, (*texts, turn.type), strict=True):
-                if not isinstance(text, str):
+                # JSON can hold half of a surrogate pair, which is in no encoding.
+                if not isinstance(text, str) or text != text.encode(errors="replace").decode():
                     raise Unusable("malformed record", f"{text!r} in the {name} of a turn: expected a text")
             if not all(text.strip() for text in texts):
                 raise Unusable("no text", f"an empty question, answer or choice: {str(texts)[:80]}")

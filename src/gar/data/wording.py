@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 
-from gar.inputs.prompt import prompt_name
+from gar.regions import prompt_name
 
 # Ways to ask for a description; those of the first list can be followed by how long it shall be.
 _OPEN = (

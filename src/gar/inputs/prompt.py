@@ -20,6 +20,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from gar.model.config import GARConfig
+from gar.regions import prompt_name, prompts_named
 
 Form = Literal["describe", "ask", "together"]
 
@@ -278,13 +279,3 @@ class PromptWriter:
             )
         if len(set(regions)) < len(regions) or not all(0 <= k < most for k in regions):
             raise ValueError(f"prompt numbers {list(regions)}, expected different ones from 0 to {most - 1}")
-
-
-def prompt_name(k: int) -> str:
-    """The name of region k in a text: `<Promptk>`."""
-    return f"<Prompt{k}>"
-
-
-def prompts_named(text: str) -> list[int]:
-    """The prompt numbers that a text names, ascending, each once."""
-    return sorted({int(k) for k in re.findall(r"<Prompt(\d+)>", text)})
