@@ -20,10 +20,10 @@ from gar.data.annotated import FILE, Annotation, annotated, annotations_of, box_
 from gar.data.files import Folder
 from gar.data.sample import Sample, Turn, Unusable, replacing
 from gar.data.stream import Lazy
-from gar.inputs.prompt import prompt_name
-from gar.regions import Located, Region, rle_area
+from gar.regions import Located, Region, prompt_name, rle_area
 
 Raw = dict[str, Any]
+Row = tuple[Raw | None, list[Raw]]
 
 UNNAMED = "region"  # the category of a region without a name: COCO has no annotation without category
 CAPTION = "Describe the picture."
@@ -36,8 +36,7 @@ def coco_samples(content: Raw, pictures: Folder) -> Sequence[Sample]:
     The file's description of itself is the source of its samples, and each has the licence of its picture.
     """
     names = {category["id"]: category["name"].replace("_", " ") for category in content.get("categories", ())}
-    by_image = _grouped(content["annotations"], "image_id")
-    rows = [(image, by_image[image["id"]]) for image in content["images"]]
+    rows = _rows(content["images"], content["annotations"])
     licences = {licence["id"]: licence.get("name", "") for licence in content.get("licenses", ())}
     source = (content.get("info") or {}).get("description") or ""
     return Lazy(rows, partial(_coco_sample, names=names, licences=licences, source=source, pictures=pictures))
@@ -51,8 +50,7 @@ def refcoco_samples(content: list[Raw], instances: Raw, pictures: Folder) -> Seq
         instances: the COCO file that they refer to.
     """
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
-    by_image = _grouped(content, "image_id")
-    rows = [(image, by_image[image["id"]]) for image in instances["images"] if image["id"] in by_image]
+    rows = [row for row in _rows(instances["images"], content) if row[1]]
     return Lazy(rows, partial(_refcoco_sample, annotations=annotations, pictures=pictures))
 
 
@@ -111,10 +109,8 @@ def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
     return len(images)
 
 
-def _coco_sample(
-    row: tuple[Raw, list[Raw]], names: dict[int, str], licences: dict[Any, str], source: str, pictures: Folder
-) -> Sample:
-    image, raws = row
+def _coco_sample(row: Row, names: dict[int, str], licences: dict[Any, str], source: str, pictures: Folder) -> Sample:
+    image, raws = _listed(row)
     # LVIS gives no name of the file, but the address that ends in one.
     name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
     turns = [Turn(CAPTION, raw["caption"].strip(), "caption") for raw in raws if _is_caption(raw)]
@@ -128,8 +124,8 @@ def _coco_sample(
     return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped, **origin)
 
 
-def _refcoco_sample(row: tuple[Raw, list[Raw]], annotations: dict[int, Raw], pictures: Folder) -> Sample:
-    image, references = row
+def _refcoco_sample(row: Row, annotations: dict[int, Raw], pictures: Folder) -> Sample:
+    image, references = _listed(row)
     kept, dropped = gather(references, lambda reference: Annotation(_mask(annotations[reference["ann_id"]], image)))
     turns = []
     for k, number in enumerate(kept):
@@ -176,11 +172,23 @@ def _visual_genome_sample(row: Raw, pictures: Folder) -> Sample:
     return annotated(image, [*kept.values()], turns, meta={FILE: name} | dropped)
 
 
-def _grouped(raws: Iterable[Raw], key: str) -> defaultdict[Any, list[Raw]]:
-    groups: defaultdict[Any, list[Raw]] = defaultdict(list)
+def _rows(images: Sequence[Raw], raws: Iterable[Raw]) -> list[Row]:
+    """Pictures, each with what is said of it; in the end all that is said of pictures that are not there."""
+    by_image: defaultdict[Any, list[Raw]] = defaultdict(list)
     for raw in raws:
-        groups[raw[key]].append(raw)
-    return groups
+        by_image[raw["image_id"]].append(raw)
+    rows: list[Row] = [(image, by_image[image["id"]]) for image in images]
+    listed = {image["id"] for image in images}
+    strays = [raw for number, group in by_image.items() if number not in listed for raw in group]
+    return [*rows, (None, strays)] if strays else rows
+
+
+def _listed(row: Row) -> tuple[Raw, list[Raw]]:
+    image, raws = row
+    if image is None:
+        some = f"{len(raws)} entries are of pictures that are not under images, such as {raws[0]['image_id']!r}"
+        raise Unusable("picture not listed", some)
+    return image, raws
 
 
 def _is_caption(raw: Raw) -> bool:
