@@ -120,7 +120,7 @@ def test_a_format_refuses_questions_that_it_cannot_hold(write: Callable, tmp_pat
 
 def test_json_lines_keep_every_field(tmp_path: Path):
     turns = [Turn("Which?", "<Prompt1>", "ordering", ("<Prompt0>", "<Prompt1>")), Turn(describe(0), "A.", "detailed")]
-    meta = {"seed": 3, "file": "a.png"}
+    meta = {"seed": 3, "file": "a.png", "dropped": 3}
     sample = Sample(encoded(), [blob(0), blob(1)], turns, source="rendered", licence="Apache-2.0", meta=meta)
     write_jsonl([sample], tmp_path / "a.jsonl")
     assert list(open_data(tmp_path)) == [sample]
@@ -209,6 +209,23 @@ def test_coco_gives_names_captions_and_what_was_dropped(tmp_path: Path):
     assert (sample.source, sample.licence) == ("Things", "CC BY 2.0")
     assert data.rejects.counts() == {"crowd": 1, "damaged mask": 1}
     assert "row 0 annotation 4" in (tmp_path / "rejects.jsonl").read_text()
+
+
+def test_annotations_and_references_of_pictures_that_are_not_listed_are_one_reject(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded())
+    images = [{"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}]
+    shapes = [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": [1, 1, 9, 9]} for i, image in enumerate((5, 98, 99))
+    ]
+    content = {"images": images, "annotations": shapes, "categories": [{"id": 1, "name": "dog"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    said = [{"image_id": image, "ann_id": 0, "sentences": [{"sent": "it"}]} for image in (98, 5)]
+    for count, answer in ((2, "dog"), (1, "it")):
+        data = open_data(tmp_path)
+        (sample,) = data
+        assert words(sample) == [answer] and data.rejects.counts() == {"picture not listed": 1}
+        assert f"{count} entries are of pictures that are not under images, such as 98" in data.rejects.last
+        (tmp_path / "refs.json").write_text(json.dumps(said))
 
 
 def test_lvis_names_its_pictures_by_their_address(tmp_path: Path):
@@ -370,9 +387,18 @@ def test_labelme_files_are_read_with_their_pictures_inside_or_beside(tmp_path: P
         ({"a.xml": b"<annotations/>"}, "a.xml holds no <image>"),
         ({"a.xml": b'<!DOCTYPE a [<!ENTITY b "c">]><annotations/>'}, "declares XML entities"),
         (
-            {"dataset_dict.json": b'{"splits": ["train", "val"]}'},
-            r"several splits: name the folder of one \(train, val",
+            {"dataset_dict.json": b"{}", "train": b"", "val": b""},
+            r"several splits: name the folder of one \(train, val\)",
         ),
+        (
+            {"a.json": b'{"images": [{}], "annotations": []}'},
+            r"a.json is not as its format asks \(KeyError: 'id'\): see docs/data.md",
+        ),
+        ({"a.json": b'{"images": null, "annotations": []}'}, "a.json is not as its format asks .TypeError: 'NoneType'"),
+        ({"a.json": b'{"images": [], "annotations": [], "info": "x"}'}, "a.json is not as its format asks .Attribute"),
+        ({"a.json": b'{"data": [], "predicate_classes": []}'}, "a.json is not as its format asks .*'thing_classes'"),
+        ({"refs.json": b"[]", "instances.json": b"[]"}, "refs.json is not as its format asks .TypeError: list"),
+        ({"a.json": b"[" * 100000}, "a.json is not as its format asks .RecursionError"),
     ],
 )
 def test_what_is_no_data_is_named(files: dict[str, bytes], message: str, tmp_path: Path):
@@ -538,6 +564,7 @@ NO_TEXTS = [
     ("answer", line(turns=[{"question": "What?", "answer": 3}])),
     ("answer", line(regions=[{"rle": square(), "text": 5}])),
     ("choices", line(turns=[{"question": "What?", "answer": "This.", "choices": ["This.", 2]}])),
+    ("question", line(turns=[{"question": "What? \ud83d", "answer": "This."}])),
     ("type", line(turns=[{"question": "What?", "answer": "This.", "type": ["a"]}])),
 ]
 
@@ -569,7 +596,9 @@ def test_bad_records_are_counted_by_reason_and_the_walk_goes_on(bad: Path):
 
 
 @pytest.mark.parametrize(("field", "text"), NO_TEXTS)
-def test_a_number_in_the_place_of_a_text_is_a_reject_that_names_the_field(bad: Path, field: str, text: str):
+def test_a_number_or_half_a_character_in_the_place_of_a_text_is_a_reject_that_names_the_field(
+    bad: Path, field: str, text: str
+):
     (bad / "data.jsonl").write_text("\n".join([line(), text]))
     data = open_data(bad)
     assert len(list(data)) == 1 and data.rejects.counts() == {"malformed record": 1}

@@ -13,7 +13,7 @@ from gar.data.files import Folder
 from gar.data.folder import open_jsonl
 from gar.data.published import coco_samples, psg_samples, refcoco_samples, visual_genome_samples
 from gar.data.released import open_table, released_sample
-from gar.data.sample import Sample
+from gar.data.sample import MALFORMED, Sample
 from gar.data.stream import Data, Lazy, Rejects, Shard
 from gar.data.tools import label_studio_samples, labelme_samples, open_cvat
 
@@ -51,7 +51,7 @@ def open_data(path: str | Path, *, pictures: str | Path | None = None, rejects: 
         names = [name for name in names if name != Path(rejects).name]
     beside = folder if pictures is None else Folder(str(pictures))
     opener, chosen = _recognise(names, folder, url)
-    shards = [Shard(f"{folder.url}/{name}", partial(opener, folder, name, beside)) for name in chosen]
+    shards = [Shard(f"{folder.url}/{name}", partial(_opened, opener, folder, name, beside)) for name in chosen]
     data = Data(shards, Rejects(rejects), folder.remote)
     if opener is not open_table:
         data.num_records()  # what it is stands only in the file: say so now
@@ -80,7 +80,7 @@ def _recognise(names: list[str], folder: Folder, url: str) -> tuple[Opener, list
         if chosen := [name for name in names if name.endswith(suffix)]:
             return opener, chosen
     if "dataset_dict.json" in names:
-        splits = ", ".join(json.loads(folder.read("dataset_dict.json"))["splits"])
+        splits = ", ".join(name for name in names if name != "dataset_dict.json")
         raise ValueError(f"{url} holds several splits: name the folder of one ({splits})")
     chosen = [name for name in names if name.endswith(".json")]
     references = [name for name in chosen if name.startswith("refs")]
@@ -94,6 +94,15 @@ def _recognise(names: list[str], folder: Folder, url: str) -> tuple[Opener, list
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ValueError(f"{url}: no data of a known format among {shown}. {KNOWN}")
     return open_json, chosen
+
+
+def _opened(opener: Opener, folder: Folder, name: str, pictures: Folder) -> Sequence[Sample]:
+    """A file's samples. Raises ValueError as its opener, and where what its format asks for is not in it."""
+    try:
+        return opener(folder, name, pictures)
+    except MALFORMED as error:
+        missing = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder.url}/{name} is not as its format asks ({missing}): see docs/data.md") from error
 
 
 def _data_files(folder: Folder) -> list[str]:

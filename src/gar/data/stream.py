@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from gar.data.annotated import DROPPED, FILE
-from gar.data.sample import Sample, Unusable
+from gar.data.sample import MALFORMED, Sample, Unusable
 
 WINDOW = 8  # shards that are open at once, and whose samples are shuffled together
 
@@ -41,7 +41,7 @@ class Lazy(Sequence[Sample]):
         row = self.rows[index]
         try:
             return self.make(row)
-        except (AttributeError, KeyError, IndexError, TypeError) as error:  # a row is input: anything may be in it
+        except MALFORMED as error:
             raise Unusable("malformed record", f"{type(error).__name__}: {error}") from error
 
 
@@ -237,8 +237,8 @@ class Data:
         try:
             sample = self._samples(shard)[row]
             sample.check()
-            for part in sample.meta.get(DROPPED, ()):
-                self.rejects.add(f"{record} annotation {part['annotation']}", Unusable(part["reason"], part["detail"]))
+            for number, error in _dropped(sample):
+                self.rejects.add(f"{record} annotation {number}", error)
             return sample if make is None else made_of(sample, make, random.Random(seed))
         except ValueError as error:
             self.rejects.add(record, error, sample.meta.get(FILE, "") if sample is not None else "")
@@ -257,6 +257,14 @@ class Data:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": OrderedDict()}  # worker processes open their own
+
+
+def _dropped(sample: Sample) -> list[tuple[int, Unusable]]:
+    """Annotations of its picture that could not be used, each by its number."""
+    try:
+        return [(one["annotation"], Unusable(one["reason"], one["detail"])) for one in sample.meta.get(DROPPED, ())]
+    except MALFORMED:  # something of the user's own by that name
+        return []
 
 
 def _number(*parts: object) -> int:
