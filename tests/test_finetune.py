@@ -239,6 +239,7 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
         (["--recipe", "qlora", "--model", "nano"], "nano: weights become 4 bits as they are read from a whole"),
         (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
+        (["--epochs", "inf"], "inf epochs: give a finite number"),
         (["--adapt", "tower"], "--adapt tower: of no use without adapters: give --lora"),
         (["--lora", "--adapt", "tower,mask"], "--adapt mask: expected some of language, projector, tower"),
         (["--data", "/nowhere"], "/nowhere: no such file"),

@@ -115,6 +115,15 @@ def test_a_folder_without_shards_is_an_error_that_says_how_to_make_some(tmp_path
         list(read_shards(tmp_path))
 
 
+def test_a_shard_of_other_columns_is_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet has no column image: shards are written by `gar scenes render`"):
+        list(read_shards(tmp_path))
+
+
 def test_names_follow_their_regions_to_new_numbers():
     turn = Turn("Is <Prompt2> left of <Prompt0>?", "yes", choices=("<Prompt2>", "<Prompt4>"))
     assert named(turn) == {0, 2, 4}
@@ -391,6 +400,12 @@ def test_nano_goes_on_from_an_earlier_one_and_a_model_of_another_kind_does_not(s
     released_processor.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="is no nano"):
         nano.run([data], data, tmp_path / "again", tell, tell, start=str(tmp_path / "other"))
+
+
+def test_nano_learns_from_no_other_data_than_rendered_scenes(samples, tmp_path):
+    write_shard([*samples, replace(samples[0], meta={})], tmp_path / "own" / "part.parquet")
+    with pytest.raises(ValueError, match="own: not every sample is a rendered scene, .* take `gar train finetune`"):
+        nano.run([tmp_path / "own"], tmp_path / "own", tmp_path / "run", lambda *_: [], lambda *_: [])
 
 
 def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refused(processor):

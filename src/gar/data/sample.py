@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,8 @@ class Sample:
             raise Unusable("no text", "no question with an answer")
         for turn in self.turns:
             texts = (turn.question, turn.answer, *turn.choices)
-            fields = ("question", "answer", *["choices"] * len(turn.choices), "type")
-            for name, text in zip(fields, (*texts, turn.type), strict=True):
+            names = ("question", "answer", *["choices"] * len(turn.choices), "type")
+            for name, text in zip(names, (*texts, turn.type), strict=True):
                 # JSON can hold half of a surrogate pair, which is in no encoding.
                 if not isinstance(text, str) or text != text.encode(errors="replace").decode():
                     raise Unusable("malformed record", f"{text!r} in the {name} of a turn: expected a text")
@@ -164,7 +164,11 @@ def write_shard(samples: Iterable[Sample], path: str | Path) -> int:
 
 
 def read_shards(folder: str | Path) -> Iterator[Sample]:
-    """Every sample of the `*.parquet` files of a folder (or of one file), in name order."""
+    """Every sample of the `*.parquet` files of a folder (or of one file), in name order.
+
+    Raises:
+        ValueError: there is none, or it has other columns.
+    """
     import pyarrow.parquet as pq
 
     folder = Path(folder)
@@ -172,7 +176,10 @@ def read_shards(folder: str | Path) -> Iterator[Sample]:
     if not paths:
         raise ValueError(f"no .parquet shard in {folder}: write some first, e.g. with `gar scenes render`")
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+        file = pq.ParquetFile(path)
+        if missing := {column.name for column in fields(Sample)} - {*file.schema_arrow.names}:
+            raise ValueError(f"{path} has no column {min(missing)}: shards are written by `gar scenes render`")
+        for batch in file.iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 yield sample_of(row)
 
@@ -189,6 +196,6 @@ def sample_of(row: dict[str, Any]) -> Sample:
     )
 
 
-def turn_of(fields: dict[str, Any]) -> Turn:
+def turn_of(said: dict[str, Any]) -> Turn:
     """The fields of a turn, as `asdict` gives them to JSON -> the turn."""
-    return Turn(**{**fields, "choices": tuple(fields.get("choices", ()))})
+    return Turn(**{**said, "choices": tuple(said.get("choices", ()))})

@@ -277,13 +277,19 @@ def run(
         workers: data workers a process; 0 makes the packs in the process itself.
 
     Raises:
-        ValueError: `start` is no nano, or one of other sizes.
+        ValueError: the data is of no rendered scenes; `start` is no nano, or one of other sizes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rank, world = join("nccl" if device.type == "cuda" else "gloo")
     samples = [s for folder in data for s in read_shards(folder)]
     # A glance after each checkpoint; `gar scenes exam` is the measure, on scenes that decided nothing.
     held_out = list(islice(read_shards(validation), 64))
+    if not all("things" in s.meta for s in (*samples, *held_out)):
+        folders = ", ".join(map(str, (*data, validation)))
+        raise ValueError(
+            f'{folders}: not every sample is a rendered scene, with "things" in its meta: nano learns from those of '
+            "`gar scenes render`; for other data take `gar train finetune`"
+        )
     if rank == 0:
         print(f"{len(samples)} scenes to train on, {len(held_out)} to validate", file=sys.stderr)
         if not start and not (out / "tokenizer").exists():

@@ -149,4 +149,6 @@ def qlora(samples: int, epochs: float = 3) -> list[Stage]:
 
 
 def _steps(samples: int, epochs: float, batch: int) -> int:
+    if not math.isfinite(epochs):
+        raise ValueError(f"{epochs} epochs: give a finite number")
     return max(1, round(samples * epochs / batch))
