@@ -16,7 +16,7 @@ from test_data import captions, encoded, square
 from test_prompt import nano_config, released_config
 
 from gar.data.annotated import Annotation, annotated
-from gar.data.conversation import converse, request_of, training_request, with_statement
+from gar.data.conversation import converse, request_of, training_request
 from gar.data.formats import open_data
 from gar.data.sample import Sample, Turn, Unusable
 from gar.data.wording import ask_for, in_sentences, in_words
@@ -166,21 +166,3 @@ def test_two_in_five_questions_say_how_long_the_answer_is():
     assert asked["words"] == pytest.approx(400, abs=70) and asked["sentences"] == pytest.approx(400, abs=70)
     assert all("sentence" not in ask_for("", random.Random(s)) for s in range(50))
     assert DESCRIBE not in {ask_for(CAPTIONS[0], random.Random(s)) for s in range(200)}
-
-
-def test_statements_are_right_as_often_as_wrong_and_never_certain_from_the_words():
-    sample = annotated(
-        encoded(), [Annotation(square(), "dog"), Annotation(square(9), "cat"), Annotation(square(), "Dog")]
-    )
-    answers = Counter()
-    for seed in range(300):
-        made = with_statement(sample, random.Random(seed))
-        assert made.turns[:-1] == sample.turns
-        turn = made.turns[-1]
-        ((name, region),) = re.findall(r'Is "(\w+)" a right name for <Prompt(\d)>\?', turn.question)
-        right = name.lower() == ["dog", "cat", "dog"][int(region)]
-        assert turn.answer == ("Yes." if right else "No.")
-        answers[name.lower(), turn.answer] += 1
-    assert all(answers[name, answer] > 50 for name in ("dog", "cat") for answer in ("Yes.", "No."))
-    alike = annotated(encoded(), [Annotation(square(), "dog"), Annotation(square(9), "Dog")])
-    assert with_statement(alike, random.Random(0)) == alike

@@ -566,16 +566,6 @@ def test_the_loss_falls_and_is_logged(samples, processor, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_towers_first_blocks_can_stay_as_they_are(samples, processor, tmp_path):
-    stage = Stage("joint", steps=1, batch=1, turns=3, regions=2, warmup=0, heads=0.0, frozen_blocks=2)
-    model = fresh(processor)
-    train(model, processor, samples, stage, tmp_path, workers=0)
-    moved = {n for n, p in fresh(processor).named_parameters() if not torch.equal(p, model.get_parameter(n))}
-    tower = {n.partition("timm_model.")[2].rpartition(".")[0] for n in moved if "timm_model" in n}
-    assert tower and not any(n.startswith(("conv_stem", "bn1", "blocks.0.", "blocks.1.")) for n in tower)
-    assert any(n.startswith("blocks.2.") for n in tower) and not any("mask_patch" in n for n in moved)
-
-
 def data_of(samples: list[Sample]) -> Data:
     return Data([Shard("a", lambda: samples[:4]), Shard("b", lambda: samples[4:])], Rejects())
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 from gar.data.packing import Pack, about_one, named, renumber, too_many
 from gar.data.sample import Sample, Turn
 from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import GARProcessor, Request
-from gar.inputs.prompt import DESCRIBE, IGNORED, ChatTurn, prompt_name
+from gar.inputs.prompt import DESCRIBE, IGNORED, ChatTurn
 from gar.regions import Region
 
 
@@ -116,7 +116,8 @@ def converse(
     shuffled = list(range(max_prompts))
     rng.shuffle(shuffled)
     everything = list(range(len(sample.masks)))
-    described = _one_each(sample, "detailed")
+    alone = [turn for turn in sample.turns if about_one(turn, "detailed")]
+    described = {region: turn.answer for turn in alone for region in named(turn)}
     if sample.turns and len(described) == len(sample.turns):
         regions = [k for k in everything if k in described]
         if len(regions) > most:
@@ -147,24 +148,3 @@ def converse(
     names = dict(zip(chosen, numbers, strict=True))
     turns = [ChatTurn(renumber(turn.question, names), renumber(turn.answer, names)) for turn in asked]
     return Conversation([region for _, region in listed], [number for number, _ in listed], turns)
-
-
-def with_statement(sample: Sample, rng: random.Random) -> Sample:
-    """The sample with one more question: whether a region is called rightly. As often yes as no.
-
-    The wrong name is that of another region in the picture. A sample in which no two names differ stays as it is.
-    """
-    called = _one_each(sample, "name")
-    pairs = [(k, other) for k in called for other in called if called[k].lower() != called[other].lower()]
-    if not pairs:
-        return sample
-    region, other = rng.choice(pairs)
-    true = rng.random() < 0.5
-    question = f'Is "{called[region if true else other]}" a right name for {prompt_name(region)}?'
-    return replace(sample, turns=[*sample.turns, Turn(question, "Yes." if true else "No.", "statement")])
-
-
-def _one_each(sample: Sample, kind: str) -> dict[int, str]:
-    """Region -> answer, for the questions of this type that name one region."""
-    turns = [turn for turn in sample.turns if about_one(turn, kind)]
-    return {region: turn.answer for turn in turns for region in named(turn)}

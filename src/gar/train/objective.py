@@ -176,15 +176,10 @@ class Objective(nn.Module):
 
 def freeze(model: GARForConditionalGeneration, stage: Stage) -> None:
     """Let only those weights train that a stage trains: of a model with adapters, only these."""
-    early = rf"mask_patch|\.(conv_stem|bn1|blocks\.[0-{stage.frozen_blocks - 1}])\."
     adapted = any(ADAPTER in name for name, _ in model.named_parameters())
     frozen = {*stage.frozen, *([] if stage.language else ["language"])}
     for name, parameter in model.named_parameters():
-        if adapted:
-            parameter.requires_grad_(ADAPTER in name)
-        else:
-            early_one = stage.frozen_blocks and re.search(early, name)
-            parameter.requires_grad_(part_of(name) not in frozen and not early_one)
+        parameter.requires_grad_(ADAPTER in name if adapted else part_of(name) not in frozen)
 
 
 def on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,6 @@ class Stage:
     language: whether the language model reads the turns; without, only the auxiliary heads train.
     frozen: parts that stay as they are: "tower", "mask" (its embedding), "projector" (all between tower and language
         model), "language".
-    frozen_blocks: so many of a convolutional tower's first blocks, its stem and the mask embedding stay as they are;
-        they learn little, and take a quarter of the time.
     lora_rank: train adapters of that rank on `lora_parts` ("tower", "projector", "language"), and nothing else; 0 for
         none.
     four_bit: hold the frozen language model in 4 bits; needs bitsandbytes and a CUDA GPU.
@@ -52,7 +50,6 @@ class Stage:
     at_once: int = 0
     language: bool = True
     frozen: tuple[str, ...] = ()
-    frozen_blocks: int = 0
     lora_rank: int = 0
     lora_parts: tuple[str, ...] = ("language",)
     four_bit: bool = False
