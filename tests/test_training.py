@@ -264,7 +264,7 @@ def test_a_chat_is_trained_as_the_model_reads_it_where_later_answers_see_the_ear
     packed = Packer(either_processor, stage)(rows, random.Random(1))
     assert packed is not None and len(packed.turns) == len(packed.answers) > 2
     conversation = converse(rows, random.Random(1), either_processor.config.max_prompts, most=3)
-    batch = either_processor.collate([request_of(rows, either_processor, conversation)])
+    batch = either_processor.collate([request_of(rows, either_processor, conversation, exact=False)])
     model = fresh(either_processor)
     with torch.no_grad():
         trained, figures, spoken = Objective(model, stage)([packed])

@@ -48,7 +48,7 @@ def chat_pack(sample: Sample, processor: GARProcessor, rng: random.Random, most:
         Unusable: as `converse` and `Sample.picture`.
     """
     conversation = converse(sample, rng, processor.config.max_prompts, most=most)
-    return as_pack(request_of(sample, processor, conversation), sample, conversation)
+    return as_pack(request_of(sample, processor, conversation, exact=False), sample, conversation)
 
 
 def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pack:
@@ -75,9 +75,9 @@ def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pac
     )
 
 
-def request_of(sample: Sample, processor: GARProcessor, conversation: Conversation) -> Request:
-    """A conversation about a sample's picture with tiles, boxes, token ids and labels."""
-    picture = processor.cut(sample.picture())
+def request_of(sample: Sample, processor: GARProcessor, conversation: Conversation, exact: bool = True) -> Request:
+    """A conversation about a sample's picture with tiles (`exact` as in `cut_image`), boxes, token ids and labels."""
+    picture = processor.cut(sample.picture(), exact)
     located = [Region.rle(sample.masks[k]).locate(picture.width, picture.height) for k in conversation.regions]
     return processor.train(picture, located, conversation.turns, conversation.numbers)
 
