@@ -18,6 +18,7 @@ from test_prompt import nano_config, released_config
 from gar.data.annotated import Annotation, annotated
 from gar.data.conversation import converse, request_of, training_request
 from gar.data.formats import open_data
+from gar.data.packing import NEGATIVE, named
 from gar.data.sample import Sample, Turn, Unusable
 from gar.data.wording import ask_for, in_sentences, in_words
 from gar.inputs.processor import GARProcessor
@@ -65,7 +66,7 @@ def test_numbers_of_regions_are_random_and_texts_follow_them():
         number = dict(zip(made.regions, made.numbers, strict=True))
         assert sorted(made.regions) == [0, 1] and made.numbers == sorted(made.numbers)
         question = f"Is <Prompt{number[1]}> on <Prompt{number[0]}>?"
-        assert made.turns == [ChatTurn(question, f"Yes, <Prompt{number[1]}> is.")]
+        assert made.turns == [ChatTurn(question, f"Yes, <Prompt{number[1]}> is.")] and made.asked == [turn]
         seen.add((number[0], number[1]))
     assert len(seen) == 20
 
@@ -81,6 +82,9 @@ def test_a_region_that_is_not_there_is_asked_for_once_at_most():
             (name,) = re.findall(r"<Prompt(\d)>", turn.answer)
             assert int(name) not in made.numbers and turn.question.startswith(f"<Prompt{name}>: ")
             assert turn.answer == f"<Prompt{name}> is not in the image."
+            assert Turn(turn.question, turn.answer, NEGATIVE) in made.asked
+        described = [turn for turn in made.asked if turn.type == "detailed"]
+        assert [(named(turn), turn.answer) for turn in described] == [({k}, f"Thing 0.{k}") for k in range(4)]
     assert set(counts) == {0, 1} and 30 < counts[1] < 90  # 1 - .95 ** 3 of 400 are 57
     assert len(converse(captions(0, 5), random.Random(0), 5, negatives=1.0).turns) == 5  # no number is left
     assert len(converse(sample, random.Random(0), 5, negatives=0.0).turns) == 4

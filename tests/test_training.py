@@ -273,6 +273,9 @@ def test_a_chat_is_trained_as_the_model_reads_it_where_later_answers_see_the_ear
     said = [either_processor.decode(packed.input_ids[start:end]) for ((start, end),) in packed.answers]
     assert [text.lower().strip(".") for text in said] == [t.answer.lower().strip(".") for t in conversation.turns]
     assert spoken is not None and len(spoken.word_for_word()) == len(packed.turns)
+    if not kind:
+        assert packed.turns == rows.turns[: len(packed.turns)]
+    assert {turn.type for turn in packed.turns} == ({"detailed"} if kind else {turn.type for turn in rows.turns})
 
 
 def test_descriptions_in_the_released_form_are_the_published_conversations_of_one_turn(samples, released_processor):

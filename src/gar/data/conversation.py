@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
-from gar.data.packing import Pack, about_one, named, renumber, too_many
+from gar.data.packing import NEGATIVE, Pack, about_one, named, renumber, too_many
 from gar.data.sample import Sample, Turn
 from gar.data.wording import ask_for, not_there
 from gar.inputs.processor import GARProcessor, Request
 from gar.inputs.prompt import DESCRIBE, IGNORED, ChatTurn
-from gar.regions import Region
+from gar.regions import Region, prompt_name
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Conversation:
     """What is said about a picture, once its regions have numbers.
 
     regions: the places in `Sample.masks` of those that are marked. numbers: their prompt numbers, as they are listed.
+    turns: as they are asked. asked: the same as in `Pack.turns`.
     """
 
     regions: list[int]
     numbers: list[int]
     turns: list[ChatTurn]
+    asked: list[Turn] = field(default_factory=list)
 
 
 def training_request(sample: Sample, processor: GARProcessor, rng: random.Random) -> Request:
@@ -56,7 +58,6 @@ def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pac
     length, labels = len(request.input_ids), request.labels or []
     runs = [(trained, len([*run])) for trained, run in groupby(labels, lambda label: label != IGNORED)]
     ends = accumulate(size for _, size in runs)
-    turns = [Turn(t.question, t.answer, "" if t.region is None else "detailed") for t in conversation.turns]
     return Pack(
         input_ids=request.input_ids,
         labels=labels,
@@ -69,7 +70,7 @@ def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pac
         boxes=request.region_boxes,
         things=conversation.regions,
         sample=sample,
-        turns=turns,
+        turns=conversation.asked,
         hidden=False,
         window=(0, 0, request.picture.width, request.picture.height),
     )
@@ -124,17 +125,20 @@ def converse(
             regions = sorted(rng.sample(regions, most))
         numbers = shuffled[: len(regions)]
         turns: list[ChatTurn] = []
+        asked: list[Turn] = []
         absent = shuffled[len(regions)] if len(regions) < max_prompts else None
         for i, (region, number) in enumerate(zip(regions, numbers, strict=True)):
             if i and absent is not None and rng.random() < negatives:
-                turns.append(ChatTurn(*not_there(absent, rng)))
+                refused = not_there(absent, rng)
+                turns.append(ChatTurn(*refused))
+                asked.append(Turn(*refused, NEGATIVE))
                 absent = None
             question = ask_for(described[region], rng) if vary else DESCRIBE
             turns.append(ChatTurn(question, described[region], number))
-        return Conversation(regions, numbers, turns)
+            asked.append(Turn(f"{prompt_name(region)}: {question}", described[region], "detailed"))
+        return Conversation(regions, numbers, turns, asked)
 
-    chosen: list[int] = []
-    asked: list[Turn] = []
+    chosen, asked = [], []
     for turn in sample.turns:
         together = sorted({*chosen, *(named(turn) or everything)})
         if len(together) <= most and (new_numbers or max(together, default=0) < max_prompts):
@@ -147,4 +151,4 @@ def converse(
         listed.sort(key=lambda pair: list(order).index(pair[0]))
     names = dict(zip(chosen, numbers, strict=True))
     turns = [ChatTurn(renumber(turn.question, names), renumber(turn.answer, names)) for turn in asked]
-    return Conversation([region for _, region in listed], [number for number, _ in listed], turns)
+    return Conversation([region for _, region in listed], [number for number, _ in listed], turns, asked)
