@@ -195,6 +195,9 @@ def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
             finetune.add_adapter(model, stage, "", 0)
         (packed,) = finetune.packs_of(Data([Shard("a", lambda: samples[:1])], Rejects()), processor, stage, 0)
         objective = finetune.Objective(model, stage)
+        alone, beside, spread = (finetune.memory(objective, *how) for how in ((1,), (2,), (2, True)))
+        assert beside == alone | {"gradients": 2 * alone["gradients"]}  # a copy, for their mean
+        assert spread == {name: size // 2 for name, size in alone.items()}
         return finetune.memory(objective, 1) | {"activations": finetune.activations(objective, packed, 1)}
 
     whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])

@@ -118,7 +118,7 @@ def run(
 
     objective = Objective(network, stage, pad_id=processor.tokenizer.pad_token_id)
     if rank == 0:
-        tell_memory(objective, max(ready, key=lambda p: len(p.input_ids)), world if sharded else 1)
+        tell_memory(objective, max(ready, key=lambda p: len(p.input_ids)), world, sharded)
         if before is None:
             before = measure(objective, ready)
             with replacing(begun) as temporary:
@@ -275,13 +275,13 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
     return {"loss": round(loss / tokens, 4), "exact": exact.pop("all"), "answers": asked["all"], "types": exact}
 
 
-def tell_memory(objective: Objective, packed: Pack, processes: int) -> None:
+def tell_memory(objective: Objective, packed: Pack, processes: int, sharded: bool = False) -> None:
     """Print what one process will need: first what it holds, so that this is told where even measuring takes too much;
     then what a pass keeps, and the sum, against what it can have of a GPU: what it has already, and what is free.
 
     Args:
         packed: the longest example to be expected.
-        processes: that share weights, gradients and the optimiser's state.
+        processes: that share the pictures of a step, and if sharded weights, gradients and the optimiser's state too.
     """
 
     def say(sizes: dict[str, int], where: str = "") -> None:
@@ -289,7 +289,7 @@ def tell_memory(objective: Objective, packed: Pack, processes: int) -> None:
             print(f"  {name:12}{size / 2**30:9.3f} GiB{where}", file=sys.stderr)
 
     print("memory of one process, measured on its longest held-out example", file=sys.stderr)
-    held = memory(objective, processes)
+    held = memory(objective, processes, sharded)
     say(held)
     kept = activations(objective, packed, processes)
     say({"activations": kept, "sum": sum(held.values()) + kept})
@@ -298,12 +298,13 @@ def tell_memory(objective: Objective, packed: Pack, processes: int) -> None:
         say({"there is": free}, f" on {device}")
 
 
-def memory(objective: Objective, processes: int) -> dict[str, int]:
+def memory(objective: Objective, processes: int, sharded: bool = False) -> dict[str, int]:
     """Bytes that each process holds in training, from the tensors themselves."""
     weights = sum(t.numel() * t.element_size() for t in (*objective.parameters(), *objective.buffers()))
     gradients = sum(p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
-    sizes = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients}
-    return {name: size // processes for name, size in sizes.items()}
+    copies = 1 + (processes > 1 and not sharded)  # their mean over the processes is taken in a copy
+    sizes = {"weights": weights, "gradients": copies * gradients, "optimiser": 2 * gradients}
+    return {name: size // (processes if sharded else 1) for name, size in sizes.items()}
 
 
 def activations(objective: Objective, packed: Pack, processes: int) -> int:

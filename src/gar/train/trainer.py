@@ -160,7 +160,8 @@ def _share_gradients(optimizer: torch.optim.Optimizer, world: int) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
-    for p, part in zip(parameters, (flat / world).split([p.numel() for p in parameters]), strict=True):
+    flat /= world
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p)
 
 
