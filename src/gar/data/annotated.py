@@ -18,6 +18,8 @@ from gar.regions import DAMAGED, Region, prompt_name
 FILE = "file"  # in `Sample.meta`: the picture's name, beside the annotations
 DROPPED = "dropped"  # in `Sample.meta`: annotations that could not be used, each with its number, reason and detail
 
+UNNAMED = "region"  # the label of a region without a name, in formats that ask for one
+
 Raw = TypeVar("Raw")
 
 
@@ -28,6 +30,11 @@ class Annotation:
     mask: dict[str, Any]
     name: str = ""
     text: str = ""
+
+
+def labelled(label: str) -> str:
+    """The name that a label gives a region; none, where it only fills its place."""
+    return "" if label == UNNAMED else label
 
 
 def describe(k: int) -> str:

@@ -16,16 +16,26 @@ from typing import Any, cast
 import numpy as np
 from pycocotools import mask as coco
 
-from gar.data.annotated import FILE, Annotation, annotated, annotations_of, box_in, gather, mask_pixels, place_picture
+from gar.data.annotated import (
+    FILE,
+    UNNAMED,
+    Annotation,
+    annotated,
+    annotations_of,
+    box_in,
+    gather,
+    labelled,
+    mask_pixels,
+    place_picture,
+)
 from gar.data.files import Folder
-from gar.data.sample import Sample, Turn, Unusable, replacing
+from gar.data.sample import Sample, Turn, Unusable, write_whole
 from gar.data.stream import Lazy
 from gar.regions import Located, Region, prompt_name, rle_area
 
 Raw = dict[str, Any]
 Row = tuple[Raw | None, list[Raw]]
 
-UNNAMED = "region"  # the category of a region without a name: COCO has no annotation without category
 CAPTION = "Describe the picture."
 _REFER = "Which words tell {} from everything else in the picture?"
 
@@ -104,8 +114,7 @@ def write_coco(samples: Iterable[Sample], path: str | Path) -> int:
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+    write_whole(path, json.dumps(content).encode())
     return len(images)
 
 
@@ -116,8 +125,7 @@ def _coco_sample(row: Row, names: dict[int, str], licences: dict[Any, str], sour
     turns = [Turn(CAPTION, raw["caption"].strip(), "caption") for raw in raws if _is_caption(raw)]
 
     def make(raw: Raw) -> Annotation:
-        noun = names[raw["category_id"]]
-        return Annotation(_mask(raw, image), "" if noun == UNNAMED else noun, raw.get("caption", ""))
+        return Annotation(_mask(raw, image), labelled(names[raw["category_id"]]), raw.get("caption", ""))
 
     kept, dropped = gather((raw for raw in raws if not _is_caption(raw)), make)
     origin = {"source": source, "licence": licences.get(image.get("license"), "")}

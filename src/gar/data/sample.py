@@ -142,6 +142,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in the place of an older one, by way of a temporary name."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_shard(samples: Iterable[Sample], path: str | Path) -> int:
     """Write one Parquet shard to a temporary name, then rename it. Returns the number of samples."""
     import pyarrow as pa

@@ -20,22 +20,23 @@ import numpy as np
 
 from gar.data.annotated import (
     FILE,
+    UNNAMED,
     Annotation,
     annotated,
     annotations_of,
     box_in,
     gather,
+    labelled,
     mask_pixels,
     place_picture,
     polygon_in,
     rle_of,
 )
 from gar.data.files import Folder
-from gar.data.sample import Sample, Unusable, replacing
+from gar.data.sample import Sample, Unusable, write_whole
 from gar.data.stream import Lazy
 from gar.regions import Located, Region
 
-UNNAMED = "region"
 _SIZES = (3, 4, 8, 16)  # bits of a run's length in Label Studio's masks, from short runs to long ones
 
 
@@ -74,7 +75,7 @@ def write_label_studio(samples: Iterable[Sample], path: str | Path) -> int:
                 results.append(common | {"from_name": "text", "type": "textarea", "value": value})
         name = place_picture(sample, path.parent)
         tasks.append({"id": number, "data": {"image": name}, "annotations": [{"result": results}]})
-    _replace(path, json.dumps(tasks).encode())
+    write_whole(path, json.dumps(tasks).encode())
     return len(tasks)
 
 
@@ -122,7 +123,7 @@ def write_cvat(samples: Iterable[Sample], path: str | Path) -> int:
             mask = ElementTree.SubElement(image, "mask", fields)
             if region.text:
                 ElementTree.SubElement(mask, "attribute", {"name": "text"}).text = region.text
-    _replace(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    write_whole(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
     return number
 
 
@@ -152,8 +153,8 @@ def _label_studio_sample(task: dict[str, Any], pictures: Folder) -> Sample:
     shapes = {result["id"]: result for result in results if {"points", "x", "rle"} & set(result["value"])}
 
     def make(result: dict[str, Any]) -> Annotation:
-        label = labels.get(result["id"], UNNAMED)
-        return Annotation(_label_studio_mask(result), "" if label == UNNAMED else label, texts.get(result["id"], ""))
+        key = result["id"]
+        return Annotation(_label_studio_mask(result), labelled(labels.get(key, "")), texts.get(key, ""))
 
     kept, dropped = gather(shapes.values(), make)
     return annotated(image, [*kept.values()], meta={FILE: name} | dropped)
@@ -240,10 +241,9 @@ def _cvat_sample(element: ElementTree.Element, pictures: Folder) -> Sample:
     width, height = int(fields["width"]), int(fields["height"])
 
     def make(shape: ElementTree.Element) -> Annotation:
-        label = shape.attrib["label"]
         texts = {attribute.attrib["name"]: attribute.text or "" for attribute in shape.findall("attribute")}
         mask = _cvat_mask(shape.tag, shape.attrib, width, height)
-        return Annotation(mask, "" if label == UNNAMED else label, texts.get("text", "").strip())
+        return Annotation(mask, labelled(shape.attrib["label"]), texts.get("text", "").strip())
 
     kept, dropped = gather(element, make)
     name = fields["name"]
@@ -327,8 +327,3 @@ def _ellipse(middle: Any, radii: tuple[float, float], degrees: float, width: int
     y, x = np.mgrid[:height, :width] + 0.5 - np.array(middle, float)[::-1, None, None]
     along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     return Located.from_mask((along / radii[0]) ** 2 + (across / radii[1]) ** 2 < 1).rle()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
