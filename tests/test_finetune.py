@@ -195,10 +195,11 @@ def test_the_memory_budget_counts_what_trains(folder, samples):  # noqa: F811
             finetune.add_adapter(model, stage, "", 0)
         (packed,) = finetune.packs_of(Data([Shard("a", lambda: samples[:1])], Rejects()), processor, stage, 0)
         objective = finetune.Objective(model, stage)
-        alone, beside, spread = (finetune.memory(objective, *how) for how in ((1,), (2,), (2, True)))
+        alone, beside = (finetune.memory(objective, processes) for processes in (1, 2))
         assert beside == alone | {"gradients": 2 * alone["gradients"]}  # a copy, for their mean
+        spread = finetune.memory(objective, 2, sharded=True)
         assert spread == {name: size // 2 for name, size in alone.items()}
-        return finetune.memory(objective, 1) | {"activations": finetune.activations(objective, packed, 1)}
+        return alone | {"activations": finetune.activations(objective, packed, 1)}
 
     whole, lora = budget(recipes.finetune(9)[0]), budget(recipes.lora(9)[0])
     assert whole["gradients"] < whole["weights"] and whole["optimiser"] == 2 * whole["gradients"]
@@ -244,7 +245,7 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
         (["--epochs", "inf"], "inf epochs: give a finite number"),
         (["--adapt", "tower"], "--adapt tower: of no use without adapters: give --lora"),
-        (["--lora", "--adapt", "tower,mask"], "--adapt mask: expected some of language, projector, tower"),
+        (["--lora", "--adapt", "tower,mask"], "no part 'mask' to adapt: expected some of language, projector, tower"),
         (["--data", "/nowhere"], "/nowhere: no such file"),
         (["--shard"], "give --launch N too, or start with torchrun"),
     ],

@@ -6,6 +6,12 @@ import math
 from dataclasses import dataclass, replace
 
 PARTS = ("tower", "mask", "projector", "language")
+# Layers that can get adapters, by part: patterns of whole names. Of a convolutional tower, those over channels.
+ADAPTED = {
+    "language": r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
+    "projector": r".*(multi_modal_projector\.linear_\d|\.mention|\.lateral\.\d)",
+    "tower": r".*vision_tower\..*(attn\.(qkv|proj)|mlp\.fc\d|conv_pwl?)",
+}
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,7 @@ class Stage:
     language: whether the language model reads the turns; without, only the auxiliary heads train.
     frozen: parts that stay as they are: "tower", "mask" (its embedding), "projector" (all between tower and language
         model), "language".
-    lora_rank: train adapters of that rank on `lora_parts` ("tower", "projector", "language"), and nothing else; 0 for
-        none.
+    lora_rank: train adapters of that rank on `lora_parts` (of `ADAPTED`), and nothing else; 0 for none.
     four_bit: hold the frozen language model in 4 bits; needs bitsandbytes and a CUDA GPU.
     rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
         tower's, and that of the mask embedding and of everything between tower and language model (nano's mentions
@@ -69,8 +74,9 @@ class Stage:
     max_tiles: int = 0
 
     def __post_init__(self):
-        if unknown := {*self.frozen, *self.lora_parts} - {*PARTS}:
-            raise ValueError(f"no part {sorted(unknown)[0]!r} to freeze or adapt, expected some of {', '.join(PARTS)}")
+        for what, parts, known in (("freeze", self.frozen, PARTS), ("adapt", self.lora_parts, ADAPTED)):
+            if unknown := [part for part in parts if part not in known]:
+                raise ValueError(f"no part {unknown[0]!r} to {what}: expected some of {', '.join(known)}")
 
 
 def nano() -> list[Stage]:
