@@ -11,8 +11,9 @@ attention is torch's (SDPA), causal without a mask. Ours has a mask, so it compu
 each ratio stands its bound, the ratio of the multiplications that both do.
 
 Two models: nano with the pictures of a stage of its recipe (4 a step, up to 32 questions each, encoded together), and
-the middle model of `speed.py` by the recipe `gar_8b` (up to 8 tiles, 4 regions and 4 questions a picture, one picture
-after the other).
+the middle model of `speed.py` with the settings of the recipe `gar_8b` (up to 8 tiles, 4 regions and 4 questions a
+picture, one picture after the other) but for its chats: questions branch off in "ours", and `gar_8b` itself trains what
+"conversation" does.
 Tiles and token ids are made beforehand: data workers do that. Label tokens are those of the answers; text tokens are
 all but the placeholders of pictures and regions.
 
