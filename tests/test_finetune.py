@@ -344,3 +344,23 @@ def test_a_sharded_run_has_the_losses_of_one_process_and_either_reads_the_others
     rest = train(fresh(processor), processor, samples, stage, out, **options).model.state_dict()
     assert losses("from-two") == pytest.approx(losses("spread")[1:], abs=1e-5)
     assert all(torch.allclose(rest[name], value, atol=1e-5) for name, value in spread.items())
+
+
+def _spread(rank: int, folder: Path, out: Path, recipe: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{out}.meet", rank=rank, world_size=2)
+    options: Any = {"held_out": 0.25, "workers": 0, "sharded": True, "device": "cpu", "epochs": 1.5}
+    finetune.run([folder / "data"], out, model=str(folder / "model"), recipe=recipe, **options)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "lora"])
+def test_a_model_spread_over_two_processes_is_written_whole(folder, tmp_path, recipe):
+    two_processes(_spread, folder, tmp_path, recipe)
+    report = json.loads((tmp_path / "report.json").read_text())
+    loaded = gar.load(tmp_path, device="cpu")
+    (stage,) = finetune.RECIPES[recipe](9)
+    _, held_out = finetune.split(open_data(folder / "data"), 0.25, 0)
+    packs = finetune.packs_of(held_out, loaded.processor, stage, 0)
+    alone = finetune.measure(finetune.Objective(loaded.model, stage), packs)
+    assert alone["loss"] == pytest.approx(report["after"]["loss"], abs=2e-4) != report["before"]["loss"]
