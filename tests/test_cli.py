@@ -166,6 +166,26 @@ def test_show_draws_one_picture_or_a_folder_of_them(fake: FakePredictor, picture
     assert main(question) == 0 and (tmp_path / "asked.png").exists()
 
 
+def test_show_takes_the_place_of_no_picture_and_of_no_other_drawing(
+    fake: FakePredictor, picture: str, tmp_path: Path, capsys
+):
+    before = Path(picture).read_bytes()
+    region = ["--box", "8,4,20,30", "--show"]
+    folder = str(Path(picture).parent)
+    assert "would take the place of the picture" in fails(capsys, "describe", folder, *region, folder)
+    assert "would take the place of the picture" in fails(capsys, "describe", picture, *region, picture)
+    (tmp_path / "two").mkdir()
+    for name in ("b.png", "b.jpg"):
+        Image.open(picture).convert("RGB").save(tmp_path / "two" / name)
+    said = fails(capsys, "describe", str(tmp_path / "two"), *region, str(tmp_path / "out"))
+    assert "b.jpg and" in said and "would both be drawn as b.png" in said
+    (tmp_path / "dir.png").mkdir()
+    assert "dir.png: name a picture" in fails(capsys, "describe", picture, *region, str(tmp_path / "dir.png"))
+    assert main(["describe", picture, *region, "/proc/x.png"]) == 2
+    assert "--show /proc/x.png: cannot be written" in capsys.readouterr().err
+    assert Path(picture).read_bytes() == before and not [*tmp_path.rglob(".*")]
+
+
 # --- ask --------------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -448,6 +449,14 @@ def test_a_static_cache_describes_the_same(nano):
         (lambda p: p.ask_batch([picture()], [], [REGIONS]), "1 images, 0 questions and 1 lists of regions"),
         (lambda p: p.ask_batch([picture()], ["?"], [REGIONS], batch_size=0), "batch_size is 0"),
         (lambda p: p.describe(picture(), [Region.box(0, 0, 999, 9)]), "region 0"),
+        (lambda p: p.describe(picture(), REGIONS[0]), "regions is a Region: give a list of them"),
+        (lambda p: p.describe(picture(), [(1, 2, 30, 40)]), "region 0 is a tuple: make a Region of it"),
+        (lambda p: p.describe_batch([picture()], np.ones((1, 2, 100, 150), bool)), "regions is a ndarray"),
+        (lambda p: p.ask(picture(), "?", [*REGIONS, np.ones((100, 150), bool)]), "region 4 is a ndarray"),
+        (lambda p: p.ask(picture(), "?", REGIONS, choices="red"), "choices is 'red': give a list of texts"),
+        (lambda p: p.ask(picture(), "?", REGIONS, choices=[1, 2]), "choices is .1, 2.: give a list of texts"),
+        (lambda p: p.ask(picture(), "?", REGIONS, generation_config=None), "generation_config is no option here"),
+        (lambda p: p.describe(picture(), REGIONS, prompt_lookup_num_tokens=2), "prompt_lookup_num_tokens is no option"),
         (lambda p: p.ask(picture(), "Is it <Prompt4>?", REGIONS), "names <Prompt4>"),
         (lambda p: p.ask(picture(), " ", REGIONS), "question is empty"),
         (lambda p: p.open(picture(), REGIONS).describe(4), "region 4 of 4"),
@@ -468,7 +477,7 @@ def test_a_saved_folder_is_loaded_and_says_the_same(predictor, tmp_path):
     assert again.name == str(tmp_path)
     for ours, theirs in (
         (again.describe(picture(), REGIONS, **SHORT), predictor.describe(picture(), REGIONS, **SHORT)),
-        ([again.ask(picture(), "?", REGIONS, "AB")], [predictor.ask(picture(), "?", REGIONS, "AB")]),
+        ([again.ask(picture(), "?", REGIONS, ["A", "B"])], [predictor.ask(picture(), "?", REGIONS, ["A", "B"])]),
     ):
         assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -515,7 +524,41 @@ def test_what_cannot_be_loaded_is_named(options, message, monkeypatch):
         gar.load(**options)
 
 
-def test_a_gpu_that_is_not_there_is_an_error_that_says_so(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device is 'cuda', but torch finds no GPU here: take cpu"):
-        gar.load("nano", device="cuda")
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "vulkan"])
+def test_a_device_that_is_not_there_is_an_error_that_says_so(device):
+    with pytest.raises(ValueError, match=f"device is '{device}', which torch cannot use here: take auto, cpu"):
+        gar.load("nano", device=device)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", None),  # cut in half
+        ("model.safetensors", ""),
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": "GAR"}'),
+        ("config.json", '{"model_type": "llama"}'),
+        ("config.json", '{"mllm_config": {}}'),
+        ("tokenizer.json", "{"),
+        ("processor_config.json", "[]"),
+        ("processor_config.json", "{"),
+        ("adapter_config.json", "{"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_error_that_names_it(nano, tmp_path, file, content):
+    nano.model.save_pretrained(tmp_path)
+    nano.processor.save_pretrained(tmp_path)
+    path = tmp_path / file
+    if content is None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_text(content)
+    with pytest.raises(ValueError, match="cannot load .*" + re.escape(str(tmp_path))):
+        gar.load(tmp_path, device="cpu")
+
+
+def test_a_folder_that_is_called_nano_does_not_take_the_place_of_the_built_in_model(tmp_path, monkeypatch):
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "adapter_config.json").write_text('{"base_model_name_or_path": "nano", "peft_type": "LORA"}')
+    monkeypatch.chdir(tmp_path)
+    assert gar.load("nano", device="cpu").model.config.prompt_style == "nano"

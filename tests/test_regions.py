@@ -256,6 +256,14 @@ def test_a_mask_file_of_any_mode_means_the_same_pixels(mode: str, tmp_path):
     assert (Region.mask(tmp_path / "mask.png").locate(WIDTH, HEIGHT).mask == inside).all()
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_a_mask_file_in_which_black_is_not_zero_means_the_same_pixels_too(mode: str, tmp_path):
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    inside[4:9, 5:21] = True
+    Image.fromarray(np.dstack([inside * np.uint8(255)] * 3)).convert(mode).save(tmp_path / "mask.tif")
+    assert (Region.mask(tmp_path / "mask.tif").locate(WIDTH, HEIGHT).mask == inside).all()
+
+
 # --- RLE --------------------------------------------------------------------------------------------------------------
 
 

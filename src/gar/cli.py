@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
             raise
         short = str(error).partition(". GPU")[0]
-        message = f"{short}: for training give --lora, then --recipe qlora, then more GPUs with --shard"
+        message = (
+            f"{short}: for training give --lora, then --recipe qlora, then more GPUs with --shard; else --device cpu"
+        )
     from gar.train.launch import fail
 
     return fail(f"gar: error: {' '.join(message.split())}", 2)
@@ -178,10 +180,10 @@ def describe(
     paths = _pictures(images)
     if not several:
         load_image(paths[0])  # a wrong name is told before the model is loaded
-    _check_show(show, several)
+    targets = _targets(show, paths, several)
     predictor = _load(model, device, dtype, segment)
     failures = []
-    for path in _progress(paths, "describing") if several else paths:
+    for number, path in enumerate(_progress(paths, "describing") if several else paths):
         try:
             answers = predictor.describe(str(path), regions, together=together, max_new_tokens=max_new_tokens)
         except ValueError as error:
@@ -193,17 +195,17 @@ def describe(
         if as_json:
             height, width = located[0].mask.shape
             facts = [
-                {**_facts(number, located[number]), "text": answer.text, "confidence": _rounded(answer.confidence)}
-                for number, answer in enumerate(answers)
+                {**_facts(k, located[k]), "text": answer.text, "confidence": _rounded(answer.confidence)}
+                for k, answer in enumerate(answers)
             ]
-            print(json.dumps({"image": str(path), "model": model, "width": width, "height": height, "regions": facts}))
+            result = {"image": str(path), "model": model, "width": width, "height": height, "regions": facts}
+            print(json.dumps(result), flush=True)
         else:
-            for number, answer in enumerate(answers):
-                picture, name = f"{path}: " if several else "", f"<Prompt{number}>: " if len(answers) > 1 else ""
-                print(f"{picture}{name}{answer.text}")
-        sys.stdout.flush()
-        if show:
-            _draw(path, located, [answer.text for answer in answers], show / f"{path.stem}.png" if several else show)
+            for k, answer in enumerate(answers):
+                picture, name = f"{path}: " if several else "", f"<Prompt{k}>: " if len(answers) > 1 else ""
+                print(f"{picture}{name}{answer.text}", flush=True)
+        if targets:
+            _draw(path, located, [answer.text for answer in answers], targets[number])
     if failures:
         print(f"gar: {len(failures)} of {len(paths)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
         raise typer.Exit(1)
@@ -240,7 +242,7 @@ def ask(
 
     regions = _regions(context, normalized)
     load_image(image)
-    _check_show(show, several=False)
+    targets = _targets(show, [image], several=False)
     predictor = _load(model, device, dtype, segment)
     answer = predictor.ask(str(image), question, regions, choices=choice, max_new_tokens=max_new_tokens)
     if as_json:
@@ -256,8 +258,8 @@ def ask(
         print(json.dumps(result))
     else:
         print(f"{answer.choice}. {answer.text}" if answer.choice else answer.text)
-    if show:
-        _draw(image, answer.regions, [""] * len(answer.regions), show, f"{question}\n{answer.text}")
+    if targets:
+        _draw(image, answer.regions, [""] * len(answer.regions), targets[0], f"{question}\n{answer.text}")
 
 
 @scenes_app.command("render")
@@ -942,25 +944,52 @@ def _rounded(confidence: float) -> float:
     return round(confidence, 6)
 
 
-def _check_show(show: Path | None, several: bool) -> None:
-    """Refuse a place that cannot be written before the long work begins."""
+def _targets(show: Path | None, paths: Sequence[Path], several: bool) -> list[Path]:
+    """Where each picture's drawing goes; nowhere without --show.
+
+    Raises:
+        ValueError: a drawing could not be written there, or would take the place of a picture or of another drawing;
+            said before the long work begins.
+    """
     if show is None:
-        return
+        return []
     if several:
         show.mkdir(parents=True, exist_ok=True)
-    elif show.suffix.lower() not in PICTURES:
-        raise ValueError(f"--show {show}: name a picture, such as {show.stem or 'shown'}.png")
+    elif show.is_dir() or show.suffix.lower() not in PICTURES:
+        raise ValueError(
+            f"--show {show}: name a picture, such as {show / 'shown.png' if show.is_dir() else f'{show}.png'}"
+        )
     elif not show.absolute().parent.is_dir():
         raise ValueError(f"--show {show}: no such folder: {show.absolute().parent}")
+    pictures = {path.resolve() for path in paths}
+    drawn: dict[Path, Path] = {}
+    for path in paths:
+        to = (show / f"{path.stem}.png" if several else show).resolve()
+        if to in pictures:
+            raise ValueError(
+                f"--show {show}: the drawing of {path} would take the place of the picture {to}: name another"
+            )
+        if drawn.setdefault(to, path).resolve() != path.resolve():
+            both = f"{drawn[to]} and {path}"
+            raise ValueError(
+                f"--show {show}: {both} would both be drawn as {to.name}: describe them one after the other"
+            )
+    return [show / f"{path.stem}.png" if several else show for path in paths]
 
 
 def _draw(image: Path, located: list[Located], texts: list[str], to: Path, title: str = "") -> None:
+    from PIL import Image
+
+    from gar.data.sample import replacing
     from gar.regions import load_image
     from gar.show import draw
 
-    temporary = to.with_name(f".{os.getpid()}.{to.name}")
-    draw(load_image(image), located, texts, title).save(temporary)
-    temporary.rename(to)
+    try:
+        with replacing(to) as temporary:
+            picture = draw(load_image(image), located, texts, title)
+            picture.save(temporary, Image.registered_extensions()[to.suffix.lower()])
+    except OSError as error:
+        raise ValueError(f"--show {to}: cannot be written: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

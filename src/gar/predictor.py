@@ -7,6 +7,7 @@ next, in a `Scene`). Knows processor and model; knows no command line and no fil
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +19,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation.streamers import BaseStreamer
@@ -33,6 +34,16 @@ from gar.segment import load_segmenter, resolve
 
 OnText = Callable[[str], None]
 ChangeFeatures = Callable[[Tensor, Tensor], Tensor]
+# What would change what `generate` gives back, or which token a probability belongs to.
+NO_OPTIONS = {"generation_config", "prompt_lookup_num_tokens", "assistant_model", "return_dict_in_generate"}
+NO_OPTIONS |= {"output_scores"}
+BROKEN = (
+    SafetensorError,
+    json.JSONDecodeError,
+    AttributeError,
+    KeyError,
+    TypeError,
+)  # what a damaged checkpoint raises
 _Row = tuple[Request, Tensor, list[Located]]  # a request, the features of its tiles, and the regions it is about
 
 
@@ -64,8 +75,8 @@ def load(
         model: "nano" (built in), a folder in our layout or the released one, a hub id ("HaochenWang/GAR-1B"), or a
             folder with an adapter (peft): its base model is loaded, and the adapter merged into it in memory.
         device: "auto" (a GPU if there is one), or a torch device.
-        dtype: "auto" (bfloat16 on a GPU, float32 elsewhere), "stored" (that of the checkpoint's file), or "float32",
-            "float16", "bfloat16".
+        dtype: "auto" (bfloat16 on a CUDA GPU, float32 elsewhere), "stored" (that of the checkpoint's file), or
+            "float32", "float16", "bfloat16".
         segment: turn boxes, points and scribbles into masks with "grabcut" or a SAM checkpoint. Without it boxes stay
             rectangles; points and scribbles, which need a mask, use GrabCut.
 
@@ -80,26 +91,27 @@ def load(
         raise ValueError(f"dtype is {dtype!r}, expected auto, stored, float32, float16 or bfloat16")
     try:
         torch_device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}, expected auto, cpu, cuda, cuda:0, mps, ...") from error
-    if torch_device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no GPU here: take cpu")
+        torch.empty(1, device=torch_device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device is {device!r}, which torch cannot use here: take auto, cpu, or what there is of cuda, cuda:0, mps"
+        ) from error
     source = str(model)
-    if Path(source, "adapter_config.json").is_file():
-        return _adapted(source, device, dtype, segment)
     if source == "nano":
         source = str(files("gar") / "assets" / "nano")
         if not Path(source, "model.safetensors").exists():
             raise ValueError("no built-in model in this installation: train it with `gar train nano`, or name another")
     try:
+        if Path(source, "adapter_config.json").is_file():
+            return _adapted(source, device, dtype, segment)
         kind = "auto" if dtype == "stored" else getattr(torch, dtype)
         network: Any = GARForConditionalGeneration.from_pretrained(source, dtype=kind)
         processor = GARProcessor.from_pretrained(source, config=network.config)
     except OSError as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"cannot load {source!r}: {first} Give 'nano', a folder with a checkpoint, or a hub id (HaochenWang/GAR-1B)"
-        ) from error
+        ways = "Give 'nano', a folder with a checkpoint, or a hub id (HaochenWang/GAR-1B)"
+        raise ValueError(f"cannot load {source!r}: {_first_line(error)} {ways}") from error
+    except BROKEN as error:
+        raise ValueError(f"cannot load {source!r}: no GAR checkpoint, or damaged ({_first_line(error)})") from error
     return Predictor(network.to(torch_device).eval(), processor, segment=segment, name=str(model))
 
 
@@ -136,7 +148,7 @@ class Predictor:
         self.model = model
         self.processor = processor
         self.name = name
-        self._segmenter = load_segmenter(segment) if segment else None
+        self._segmenter = load_segmenter(segment, str(model.device)) if segment else None
 
     def describe(
         self, image: Any, regions: Sequence[Region], together: bool = False, batch_size: int = 8, **generation: Any
@@ -165,6 +177,7 @@ class Predictor:
         """Describe regions of several pictures, of any sizes, in common batches. Otherwise as `describe`."""
         if len(images) != len(regions):
             raise ValueError(f"{len(images)} images but {len(regions)} lists of regions: give one list per image")
+        regions = [*map(_listed, regions)]
         if not all(regions):
             raise ValueError("no region to describe: give at least one, e.g. Region.box(x0, y0, x1, y1)")
         _check_batch_size(batch_size)
@@ -207,13 +220,14 @@ class Predictor:
         if not len(images) == len(questions) == len(regions):
             given = f"{len(images)} images, {len(questions)} questions and {len(regions)} lists of regions"
             raise ValueError(f"{given}: give one of each per request")
+        regions = [*map(_listed, regions)]
         _check_batch_size(batch_size)
         located = (self._locate(image, mine) for image, mine in zip(images, regions, strict=True))
         return list(self._batches(self._asked(located, questions), batch_size, generation))
 
     def open(self, image: Any, regions: Sequence[Region] = ()) -> Scene:
         """Encode a picture with its regions once, to ask about them many times."""
-        return Scene(self, *self._locate(image, regions))
+        return Scene(self, *self._locate(image, _listed(regions)))
 
     def _locate(self, image: Any, regions: Sequence[Region]) -> tuple[CutImage, list[Located]]:
         picture = load_image(image)
@@ -241,15 +255,10 @@ class Predictor:
     @torch.inference_mode()
     def _batches(self, rows: Iterator[_Row], batch_size: int, generation: dict[str, Any]) -> Iterator[Answer]:
         while batch := list(islice(rows, batch_size)):
-            requests = [request for request, *_ in batch]
-            ids = [torch.tensor(request.input_ids, device=self.model.device) for request in requests]
-            inputs = {
-                "input_ids": pad_sequence(ids, True, self.processor.prompts.end_id, "left"),
-                "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
-                "tile_grids": torch.tensor([request.picture.grid for request in requests]),
-                "region_boxes": [request.region_boxes for request in requests],
-                "features": torch.cat([features for _, features, _ in batch]),
-            }
+            features = torch.cat([features for _, features, _ in batch])
+            inputs = self.processor.collate([request for request, *_ in batch], features=features)
+            for name in ("input_ids", "attention_mask"):
+                inputs[name] = inputs[name].to(self.model.device)
             if "cache_implementation" not in generation:
                 inputs[KEPT] = Cache(layer_class_to_replicate=_KeptLayer)
             yield from self._generate(inputs, [regions for *_, regions in batch], generation)
@@ -267,6 +276,8 @@ class Predictor:
     def _generate(self, inputs: dict[str, Any], about: list[list[Located]], generation: dict[str, Any]) -> list[Answer]:
         if generation.get("num_return_sequences", 1) != 1:
             raise ValueError(f"num_return_sequences is {generation['num_return_sequences']}: ask again for each answer")
+        for name in NO_OPTIONS & generation.keys():
+            raise ValueError(f"{name} is no option here: give those of `generate` by themselves, as max_new_tokens=40")
         end = self.processor.prompts.end_id
         options = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": end, "pad_token_id": end} | generation
         beams = options.get("num_beams", 1) > 1
@@ -520,6 +531,22 @@ class _Pieces(BaseStreamer):
             self._said = len(text)
 
 
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+
+
+def _listed(regions: Any) -> Sequence[Region]:
+    """Regions as they are. Raises ValueError where they are none."""
+    if not isinstance(regions, Sequence):
+        raise ValueError(f"regions is a {type(regions).__name__}: give a list of them, as [Region.box(x0, y0, x1, y1)]")
+    for number, region in enumerate(regions):
+        if not isinstance(region, Region):
+            ways = "Region.box(x0, y0, x1, y1), Region.mask(array), ..."
+            raise ValueError(f"region {number} is a {type(region).__name__}: make a Region of it, by {ways}")
+    return regions
+
+
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
@@ -531,6 +558,8 @@ def _slices(items: Sequence[Any], size: int) -> Iterator[Any]:
 
 def _options(choices: Sequence[str]) -> dict[str, str]:
     """Options by letter: "A. red", "(B) blue" keep their own letters, others get A, B, C, ... in order."""
+    if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(f"choices is {choices!r}: give a list of texts, as ['red', 'blue']")
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} choice(s): give at least two")
     if len(choices) > 26:

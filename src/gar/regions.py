@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 Kind = Literal["mask", "box", "point", "points", "scribble", "polygon", "rle"]
+POINTING = ("point", "points", "scribble")  # kinds that say where an object is, and not which pixels are its own
 Box = tuple[int, int, int, int]
 
 MAX_PIXELS = 178_956_970  # where Pillow refuses to decode a picture; an RLE may not ask for more either
@@ -141,7 +142,7 @@ class Region:
             ValueError: a coordinate lies outside the picture. Corners and vertices may touch its right and bottom edge;
                 points must lie in a pixel.
         """
-        inside = self.kind in ("point", "points", "scribble")
+        inside = self.kind in POINTING
         size = np.array([width, height], np.float64)
         xy = np.array(self.coordinates, np.float64).reshape(-1, 2)
         if self.normalized:
@@ -151,7 +152,11 @@ class Region:
         outside = (xy < 0) | ((xy >= size) if inside else (xy > size))
         if outside.any():
             x, y = self.coordinates[int(outside.any(1).argmax())]
-            hint = "" if self.normalized or max(x, y) > 1 else "; for coordinates in 0..1 say normalized"
+            hint = (
+                ""
+                if self.normalized or not 0 <= min(x, y) <= max(x, y) <= 1
+                else "; for coordinates in 0..1 say normalized"
+            )
             raise ValueError(
                 f"{self.kind} reaches {x:g},{y:g}, outside of the picture of {width}x{height} "
                 f"(x 0..{width}, y 0..{height}){hint}"
@@ -165,7 +170,7 @@ class Region:
             ValueError: it reaches out of the picture, its mask has another size, it holds no pixel's centre, or its
                 kind (point, points, scribble) needs a segmenter first.
         """
-        if self.kind in ("point", "points", "scribble"):
+        if self.kind in POINTING:
             raise ValueError(
                 f"{self} is not a mask yet: a segmenter must make one (gar.segment), or give a box or a mask"
             )
@@ -173,7 +178,7 @@ class Region:
             mask = self.array
             if mask.shape != (height, width):
                 if not self.resize:
-                    hint = "; say resize=True if it shows the same view" if self.kind == "mask" else ""
+                    hint = "; in Python, resize=True scales one of the same view" if self.kind == "mask" else ""
                     raise ValueError(
                         f"{self.kind} is {_size(mask)}, the picture is {width}x{height}: the sizes must agree{hint}"
                     )
@@ -305,6 +310,8 @@ def _read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     image = _upright(path, f"mask {os.fspath(path)}")
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # of these, black is not nothing everywhere
+        image = image.convert("RGB")
     array = np.asarray(image)
     if image.mode in ("RGBA", "LA", "PA"):
         alpha = array[..., -1]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from gar.regions import Located, Region
+from gar.regions import POINTING, Located, Region
 
 
 class Segmenter(Protocol):
@@ -159,11 +159,11 @@ class SAM:
         return Region("mask", array=mask, origin=region)
 
 
-def load_segmenter(name: str | None) -> Segmenter | None:
+def load_segmenter(name: str | None, device: str | None = None) -> Segmenter | None:
     """The segmenter of this name: "grabcut", or the folder or hub id of a SAM checkpoint. None for None."""
     if name is None:
         return None
-    return GrabCut() if name.lower() == "grabcut" else SAM(name)
+    return GrabCut() if name.lower() == "grabcut" else SAM(name, device)
 
 
 def resolve(image: Image.Image, regions: Sequence[Region], segmenter: Segmenter | None = None) -> list[Located]:
@@ -189,7 +189,7 @@ def resolve(image: Image.Image, regions: Sequence[Region], segmenter: Segmenter 
     return located
 
 
-_PROMPTS = ("box", "point", "points", "scribble")
+_PROMPTS = ("box", *POINTING)
 
 
 def _nothing_found(region: Region, by: str) -> ValueError:

@@ -210,12 +210,19 @@ class GARProcessor(ProcessorMixin):
         ids, labels = self.prompts.encode_conversation(len(picture.tiles), turns, numbers)
         return self._request(picture, regions, numbers, ids, labels)
 
-    def collate(self, requests: Sequence[Request], padding_side: Literal["left", "right"] = "left") -> dict[str, Any]:
+    def collate(
+        self,
+        requests: Sequence[Request],
+        padding_side: Literal["left", "right"] = "left",
+        features: Tensor | None = None,
+    ) -> dict[str, Any]:
         """Join requests of any pictures, regions and lengths into one batch.
 
         Args:
             requests: from `describe`, `ask` or `train`.
             padding_side: "left" to generate; either to train.
+            features: (T, g, g, D) of all tiles, where these are encoded already; pass through in place of
+                pixel_values and mask_values.
 
         Returns:
             input_ids, attention_mask (B, S) int64; pixel_values (T, 3, s, s) float32 in -1..1; mask_values (T, s, s)
@@ -234,11 +241,14 @@ class GARProcessor(ProcessorMixin):
         batch = {
             "input_ids": pad(ids, self.prompts.end_id if padding_id is None else padding_id),
             "attention_mask": pad([[1] * len(row) for row in ids], 0),
-            "pixel_values": normalise(torch.cat([request.picture.tiles for request in requests])),
-            "mask_values": torch.cat([request.mask_tiles for request in requests]).float(),
             "tile_grids": torch.tensor([request.picture.grid for request in requests]),
             "region_boxes": [request.region_boxes for request in requests],
         }
+        if features is not None:
+            batch["features"] = features
+        else:
+            batch["pixel_values"] = normalise(torch.cat([request.picture.tiles for request in requests]))
+            batch["mask_values"] = torch.cat([request.mask_tiles for request in requests]).float()
         labels = [request.labels for request in requests if request.labels is not None]
         return batch | ({"labels": pad(labels, IGNORED)} if labels else {})
 

@@ -108,9 +108,12 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             ValueError: when placeholders and features differ in number; both counts are named.
         """
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
-        return self._place(
-            embeds_BSD, input_ids == self.config.image_token_id, self.context(features_TggD), "image tokens"
-        )
+        where_BS, context_ND = input_ids == self.config.image_token_id, self.context(features_TggD)
+        if int(where_BS.sum()) != len(context_ND):
+            raise ValueError(
+                f"{int(where_BS.sum())} image tokens in input_ids, but {len(context_ND)} features of the tiles"
+            )
+        return embeds_BSD.masked_scatter(where_BS[..., None], context_ND.to(embeds_BSD.dtype))
 
     def embed_text(self, input_ids: Tensor, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
         """Token embeddings (B, S, D) of a text after the picture, its regions cut already; see `cut`."""
@@ -188,12 +191,6 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             cell = (where_BSK.cumsum(1)[b, s, k] - 1) % cells
             embeds_BSD[b, s] = regions_RPD[torch.tensor(table, device=b.device)[b, k], cell]
         return embeds_BSD
-
-    @staticmethod
-    def _place(embeds_BSD: Tensor, where_BS: Tensor, features_ND: Tensor, what: str) -> Tensor:
-        if int(where_BS.sum()) != len(features_ND):
-            raise ValueError(f"{int(where_BS.sum())} {what} in input_ids, but {len(features_ND)} features of the tiles")
-        return embeds_BSD.masked_scatter(where_BS[..., None], features_ND.to(embeds_BSD.dtype))
 
 
 class GARForConditionalGeneration(GARPreTrainedModel, PerceptionLMForConditionalGeneration):
