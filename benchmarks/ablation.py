@@ -217,7 +217,7 @@ def scenes(settings: Settings, split: Split) -> list[Sample]:
         found = random.Random(0).sample(found, min(settings.scenes, len(found)))
     asked = []
     for place, sample in enumerate(found):
-        drilled = dict.fromkeys(drill(sample.meta, random.Random(place)))
+        drilled = drill(sample.meta, random.Random(place))
         turns = short(turn for turn in sample.turns if turn.type in ABOUT_ONE)
         compared = short(turn for turn in drilled if turn.type in COMPARED)
         asked.append(replace(sample, turns=turns + compared[: len(turns)]))

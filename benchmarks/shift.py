@@ -124,7 +124,7 @@ def room(seed: int) -> tuple[Image.Image, list[dict[str, Any]]]:
     regions = []
     for i, thing in enumerate(things):
         depth = float(np.hypot(thing["x"] - eye[0], thing["y"] - eye[1]))
-        regions.append(thing | {"mask": real == f"t{i}", "kind": "object", "depth": depth})
+        regions.append(thing | {"mask": real == f"t{i}", "kind": "object", "depth": depth, "among": len(things)})
         if mirror:
             mask = (ghosts == f"t{i}") & (real == "mirror")
             regions.append(thing | {"mask": mask, "kind": "reflection"})
@@ -178,7 +178,8 @@ def questions(regions: list[dict[str, Any]], rng: random.Random) -> list[tuple[s
         one("mirror", "Which one among <Prompt0>, <Prompt1> or <Prompt2> is in the mirror?", ids, right, names)
     order = sorted(real, key=lambda i: middle(regions[i]))
     spaced = all(middle(regions[b]) - middle(regions[a]) > 12 for a, b in zip(order, order[1:], strict=False))
-    if not ghosts and len(order) >= 3 and spaced:
+    whole = bool(real) and len(real) == regions[real[0]]["among"]  # none is too small to be a region
+    if not ghosts and len(order) >= 3 and spaced and whole:
         place = rng.randrange(len(order))
         words = list(ORDINALS[: max(4, len(order))])
         question = "Counting the objects from the left, which position does <Prompt0> have?"

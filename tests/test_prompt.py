@@ -130,6 +130,16 @@ def test_regions_are_listed_in_ascending_order_after_one_begin_token(released, r
     assert "about: <Prompt0>; <Prompt1>; <Prompt2>; \n<Prompt0>: " in released_tokenizer.decode(ids)
 
 
+def test_to_nano_a_name_is_one_however_it_is_typed(nano, released):
+    wanted = ask(nano, "is <Prompt1> red", [1, 0])
+    for typed in ("is <prompt1> red", "is <PROMPT1> red", "is < Prompt 1 > red"):
+        assert ask(nano, typed, [1, 0]) == wanted
+    assert nano.encode_answer("<prompt0>") == nano.encode_answer("<Prompt0>")
+    with pytest.raises(ValueError, match="names <Prompt3>"):
+        ask(nano, "is <prompt3> red", [1, 0])
+    assert ask(released, "is <prompt1> red", [1, 0]) != ask(released, "is <Prompt1> red", [1, 0])
+
+
 def test_nano_says_the_same_without_the_chat(nano, nano_tokenizer):
     ids = ask(nano, "is it red", [1, 0])
     text = nano_tokenizer.decode(ids)

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from gar.data.sample import Sample, Turn
 from gar.scenes.exam import examine, interval, report
+from gar.scenes.world import held_out
 
 THING = {"shape": "cube", "category": "cube", "material": "matte", "pattern": "plain", "size": None, "kind": "object"}
 THING |= {"of": None, "visible": 1.0, "area": 400, "depth": 3.0, "radius": 0.5}
@@ -48,6 +49,31 @@ class Says:
 def marked(text: str, turn: Turn, **options: Any) -> bool:
     (mark,) = examine(Says(text), [scene(turn)], per_scene=1, **options)  # pyright: ignore[reportArgumentType]
     return mark.right
+
+
+def test_a_description_is_held_against_the_region_that_the_question_names_first():
+    turn = Turn("Describe <Prompt1> and its relation to <Prompt0>.", "", "relational")
+    true, false = "A blue matte cube. It is to the {} of <Prompt0>, a red cube.", "A red matte cube."
+    assert marked(true.format("right"), turn)
+    assert not marked(true.format("left"), turn) and not marked(false, turn)
+
+
+def test_of_scenes_with_unseen_combinations_only_questions_about_these_are_asked():
+    turns = [Turn(f"What is the color of <Prompt{k}>?", "blue", "color") for k in (0, 1)]
+    sample = scene(*turns)
+    sample.meta["split"] = "unseen"
+    says: Any = Says("blue")
+    assert examine(says, [sample]) == [] and held_out("blue", "cube", "metal") and not held_out("blue", "cube", "matte")
+    sample.meta["things"][1]["material"] = "metal"
+    assert [mark.question for mark in examine(says, [sample])] == [turns[1].question]
+
+
+def test_records_that_are_no_scenes_are_refused():
+    sample = scene(Turn("What is <Prompt0>?", "cube", "category"))
+    sample.meta.clear()
+    says: Any = Says("cube")
+    with pytest.raises(ValueError, match="record 0 has no facts: give shards that `gar scenes render` wrote"):
+        examine(says, [sample])
 
 
 def test_a_question_comes_with_the_regions_it_names_numbered_from_zero():

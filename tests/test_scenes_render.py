@@ -196,5 +196,16 @@ def test_a_seed_gives_the_same_record_whatever_the_workers_and_a_stopped_run_goe
     (tmp_path / "a" / "train-00001.parquet").unlink()
     render.render_shards(3, tmp_path / "a", seed=7, workers=1, pixels=64)
     assert kept.stat().st_mtime_ns == before and list(read_shards(tmp_path / "a")) == first
+    render.render_shards(4, tmp_path / "a", seed=7, workers=1, pixels=64)  # the shard that was cut short is made anew
+    assert kept.stat().st_mtime_ns == before and list(read_shards(tmp_path / "a")) == second
+    with pytest.raises(ValueError, match="has scenes with seed 7, not 8: name another --out"):
+        render.render_shards(4, tmp_path / "a", seed=8, workers=1, pixels=64)
+    with pytest.raises(ValueError, match="has scenes with both False, not True"):
+        render.render_shards(4, tmp_path / "a", seed=7, workers=1, pixels=64, both=True)
+    assert list(read_shards(tmp_path / "a")) == second
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train-00000.parquet").write_text("no shard")
+    with pytest.raises(ValueError, match="is no shard of scenes: remove it"):
+        render.render_shards(2, tmp_path / "d", seed=7, workers=1, pixels=64)
     render.contact_sheet(tmp_path / "a", tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gar.data.sample import Turn
 from gar.scenes.grammar import RELATIONS, SAY, WORDS, Facts, phrase, plural, relations
-from gar.scenes.text import ATTRIBUTES, CATEGORIES, check_caption, normalise, talk
+from gar.scenes.text import ATTRIBUTES, CATEGORIES, check_caption, drill, normalise, talk
 
 CAPTIONS = ("caption", "detailed", "relational")
 TYPES = {
@@ -142,6 +142,39 @@ def test_hidden_and_tiny_things_are_not_asked_about_and_every_name_exists(facts,
         for i in named(" ".join((turn.question, turn.answer, *turn.choices))):
             assert facts["things"][i]["visible"] >= 0.35
             assert facts["things"][i]["area"] >= 0.001 * 256 * 256
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_no_option_is_wrong_that_some_would_call_right(facts, seed):
+    for turn in [*talk(facts, Random(seed), 80), *drill(facts, Random(seed))]:
+        wrong = [option.lower().rstrip(".") for option in turn.choices if option != turn.answer]
+        asked_no = turn.question if not turn.choices and turn.answer == "no" else ""
+        assert not any(re.search(r"\bbelow\b", text) for text in [*wrong, asked_no.lower()]), turn
+        if turn.type == "color" and len(ids := named(turn.question)) == 1:
+            thing = facts["things"][ids[0]]
+            if thing["pattern"] != "plain":  # whose second color is often one of these
+                assert not any(
+                    re.search(r"\b(white|black|gray|grey)\b", text) for text in [*wrong, asked_no.lower()]
+                ), turn
+
+
+def test_what_hardly_shows_is_neither_counted_nor_said_to_be_absent():
+    for seed in range(40):
+        facts = make_scene(seed)
+        absent = [word for word in CATEGORIES if word not in {thing["category"] for thing in facts["things"]}]
+        facts["hidden"] = [make_thing(Random(0), 20, 3) | {"category": word} for word in absent]
+        for turn in talk(facts, Random(seed), 200):
+            assert turn.type != "absent" or turn.answer != "no" or not re.search("|".join(absent), turn.question), turn
+            assert turn.type != "counting" or named(turn.question), turn
+
+
+def test_drills_call_no_neighbours_apart():
+    facts = make_scene(3)
+    near = facts["things"][0] | {"visible": 1.0, "area": 2000, "clipped": False, "box": [100, 90, 140, 130]}
+    facts |= {"things": [near, near | {"box": [130, 90, 170, 130]}], "relations": [[0, "leaning on", 1]], "rows": []}
+    contacts = [t for seed in range(60) for t in drill(facts, Random(seed)) if t.type == "contact"]
+    assert contacts and not any("next to" in turn.question for turn in contacts)
 
 
 def test_a_talk_follows_from_its_seed_and_has_the_wanted_length():
@@ -290,9 +323,25 @@ def test_a_caption_is_checked_fact_by_fact(pair, index, text, num_true, false):
     assert wrong == false if false is not None else wrong
 
 
+def test_all_that_is_said_of_one_other_thing_is_meant_of_the_same(pair):
+    mug = pair["things"][1]
+    pair["things"].append(mug | {"box": [5, 40, 15, 70], "depth": 9.0})  # left of the sphere, and behind it
+    mug["depth"] = 0.5  # right of it, and in front
+    for text, wrong in (("left of and behind", 0), ("right of and in front of", 0), ("left of and in front of", 1)):
+        assert len(check_caption(f"It is to the {text} a blue mug.", pair, 0)[1]) == wrong
+
+
 def test_a_phrase_says_what_a_thing_is_and_where_it_is_seen(pair):
     assert phrase(pair["things"][0], with_size=True) == "a large red checkered metal sphere"
     assert phrase(pair["things"][2]) == "the reflection of a blue plastic mug in the mirror"
+
+
+def test_heads_are_asked_of_as_large_things_as_people():
+    from gar.scenes import text
+    from gar.train import heads
+
+    assert {"color": text.COLOR_AREA, "material": text.MATERIAL_AREA, "kind": 0.0} == heads.LEAST_AREA
+    assert text.FORM_AREA == heads.OTHER_AREA
 
 
 def test_the_vocabulary_names_exactly_the_things_that_can_be_made():

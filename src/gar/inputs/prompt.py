@@ -181,6 +181,7 @@ class PromptWriter:
         Raises:
             ValueError: the question is empty, names a region that is not there, or holds a reserved token.
         """
+        question = self._proper(question)
         if not question.strip():
             raise ValueError("the question is empty: ask something, or use 'describe'")
         for k in prompts_named(question):
@@ -197,6 +198,7 @@ class PromptWriter:
 
     def encode_answer(self, answer: str, end: bool = True) -> list[int]:
         """An answer as the model would write it, with the token that ends it or without."""
+        answer = self._proper(answer)
         self._check_text(answer, "answer")
         return self._ids(answer.strip()) + [self.end_id] * end
 
@@ -263,6 +265,12 @@ class PromptWriter:
         if len(ids) != 1:
             raise ValueError(f"the tokenizer has no token {token}: take the tokenizer of a GAR checkpoint")
         return ids[0]
+
+    def _proper(self, text: str) -> str:
+        """A text with the names of regions as they are spelt; to a released checkpoint "<prompt0>" is other words."""
+        if self._config.prompt_style == "released":
+            return text
+        return re.sub(r"<\s*prompt\s*(\d+)\s*>", r"<Prompt\1>", text, flags=re.IGNORECASE)
 
     def _check_text(self, text: str, what: str) -> None:
         for i in self._ids(text):

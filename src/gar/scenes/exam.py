@@ -7,6 +7,7 @@ some. Knows predictor and grammar; knows nothing of how the model was trained.
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from gar.data.sample import Sample, Turn
 from gar.predictor import Predictor
 from gar.regions import Region
 from gar.scenes.grammar import check_caption, normalise
+from gar.scenes.things import PRIMITIVES
+from gar.scenes.world import held_out
 
 CAPTIONS = ("caption", "detailed", "relational")
 
@@ -46,8 +49,13 @@ def examine(
 ) -> list[Mark]:
     """Ask up to `per_scene` questions of each scene, as evenly over the types as it allows.
 
+    Of scenes of the split "unseen", only such as name a thing whose combination no training scene has.
+
     Args:
         hide: paint everything outside the question's regions gray, to see what a type needs from the context.
+
+    Raises:
+        ValueError: a record that is no rendered scene.
     """
     marks = []
     asked: Counter[str] = Counter()
@@ -55,13 +63,22 @@ def examine(
         track(samples, "asking", console=Console(stderr=True), disable=not sys.stderr.isatty())
     ):
         rng = random.Random(f"{seed}/{index}")
+        if "things" not in sample.meta:
+            raise ValueError(f"record {index} has no facts: give shards that `gar scenes render` wrote")
         turns = rng.sample(sample.turns, len(sample.turns))
+        if sample.meta.get("split") == "unseen":
+            unseen = {i for i, thing in enumerate(sample.meta["things"]) if _held_out(thing)}
+            turns = [turn for turn in turns if named(turn) & unseen]
         for _ in range(min(per_scene, len(turns))):
             turn = min(turns, key=lambda t: asked[t.type])
             turns.remove(turn)
             asked[turn.type] += 1
             marks.append(_ask(predictor, sample, turn, hide))
     return marks
+
+
+def _held_out(thing: dict[str, Any]) -> bool:
+    return thing["category"] in PRIMITIVES and held_out(thing["color"], thing["category"], thing["material"])
 
 
 def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:
@@ -76,7 +93,7 @@ def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:
     answer = predictor.ask(picture, renumber(turn.question, numbers), prompts, choices, max_new_tokens=80).text
     if turn.type in CAPTIONS:
         back = {k: region for region, k in numbers.items()}
-        about = min(named(Turn(turn.question, "")))
+        about = int(re.findall(r"<Prompt(\d+)>", turn.question)[0])  # others are what it is related to
         meant = named(Turn("", answer)) <= set(back)  # a region that it was not given is none
         right = meant and not check_caption(renumber(answer, back), sample.meta, about)[1]
     elif choices:

@@ -341,7 +341,8 @@ def _claims(text: str, facts: Facts, i: int) -> list[tuple[str, bool]]:
         words = [_SAID[said] for said in related["words"].split(" and ")]
         others, claims = _others(related["other"], facts, i)
         held = [relations(facts, i, j, margin=0) for j in others]
-        return claims + [(f"{SAY[word]} {related['other']}", any(word in h for h in held)) for word in words]
+        best = max(held, key=lambda h: len(h & {*words}), default=set())  # all of it has to be meant of one thing
+        return claims + [(f"{SAY[word]} {related['other']}", word in best) for word in words]
     return _noun_claims(text, facts, i)
 
 

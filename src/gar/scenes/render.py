@@ -6,6 +6,7 @@ Knows Mitsuba (imported only when a function needs it) and the records of `gar.d
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from gar.data.sample import Sample, read_shards, write_shard
+from gar.data.sample import Sample, read_shards, write_shard, write_whole
 from gar.regions import decode_rle, encode_rle
 from gar.scenes.text import talk
 from gar.scenes.things import PRIMITIVES, Mesh
@@ -232,7 +233,8 @@ def _fact(thing: Thing, kind: str, mask: np.ndarray, visible: float, camera: Cam
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered world: picture, (N, H, W) masks, the fact about each mask, and the mirror's mask if there is one."""
+    """A rendered world: picture, (N, H, W) masks, the fact about each mask, the mirror's mask if there is one, and the
+    facts about things of which fewer than `MIN_AREA` pixels show: they are there, and nobody is asked about them."""
 
     picture: Image.Image
     masks: np.ndarray
@@ -240,6 +242,7 @@ class Scene:
     relations: list[list[Any]]
     rows: list[list[int]]
     mirror: np.ndarray | None
+    hidden: list[dict[str, Any]]
 
 
 def _neighbours(image: np.ndarray, step: int, reach: int) -> Iterator[np.ndarray]:
@@ -314,10 +317,16 @@ def render_scene(world: World, seed: int) -> Scene:
     order = list(shapes)
     seen = {name: index == order.index(name) for name in order}
     found: list[tuple[str, np.ndarray, dict[str, Any]]] = []  # an identity for relations, the mask, the fact
+    hidden: list[dict[str, Any]] = []
 
     def add(name: str, thing: Thing, kind: str, mask: np.ndarray, whole: float, by: Camera = camera) -> None:
+        if not mask.any():
+            return
+        fact = _fact(thing, kind, mask, mask.sum() / max(whole, 1), by)
         if mask.sum() >= MIN_AREA:
-            found.append((name, mask, _fact(thing, kind, mask, mask.sum() / max(whole, 1), by)))
+            found.append((name, mask, fact))
+        else:
+            hidden.append(fact)
 
     for name, thing in zip(names, world.things, strict=True):
         add(name, thing, "object", seen[name], _silhouette(thing, camera))
@@ -360,7 +369,7 @@ def render_scene(world: World, seed: int) -> Scene:
         if all(middles[b] - middles[a] > 5 for a, b in pairwise(members)):
             rows.append(members)
     masks = np.array([mask for _, mask, _ in found], bool).reshape(len(found), *index.shape)
-    return Scene(picture, masks, facts, relations, rows, seen.get("mirror"))
+    return Scene(picture, masks, facts, relations, rows, seen.get("mirror"), hidden)
 
 
 # --- Shards ----------------------------------------------------------------------------------------------------------
@@ -384,6 +393,7 @@ def render_sample(
         "split": split,
         "size": list(scene.picture.size),
         "things": scene.things,
+        "hidden": scene.hidden,
         "relations": scene.relations,
         "rows": scene.rows,
         "mirror": None if scene.mirror is None else encode_rle(scene.mirror),
@@ -409,6 +419,7 @@ def mirrored(sample: Sample, num_turns: int = 48) -> Sample:
 
     facts = facts | {
         "things": [flipped(thing) for thing in facts["things"]],
+        "hidden": [flipped(thing) for thing in facts.get("hidden", ())],
         "rows": [row[::-1] for row in facts["rows"]],
         "mirror": facts["mirror"] and encode_rle(decode_rle(facts["mirror"])[:, ::-1]),
     }
@@ -435,21 +446,27 @@ def render_shards(
 ) -> None:
     """Render the scenes of seeds seed .. seed + num - 1 into `out`/{split}-{index:05d}.parquet, 50 to a file.
 
-    A file that exists is kept, so that a stopped run goes on where it was. A scene depends on its seed alone.
+    A file with as many scenes as it needs is kept, so that a stopped run goes on where it was, and a longer one after a
+    shorter one. A scene depends on its seed alone. `out`/{split}.json has the settings.
 
     Args:
         both: write each scene's mirror image (`mirrored`) too: twice the records for little more time.
+
+    Raises:
+        ValueError: `out` has scenes of the split by other settings, or a file that is no shard.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     if num < 1 or workers < 1:
         raise ValueError(f"num {num} and workers {workers}: both must be at least 1")
+    settings = {"seed": seed, "generators": generators, "pixels": pixels, "both": both}
+    _same_settings(Path(out) / f"{split}.json", settings)
     jobs = []
     for index, start in enumerate(range(0, num, SHARD)):
         path = Path(out) / f"{split}-{index:05d}.parquet"
         seeds = list(range(seed + start, seed + min(start + SHARD, num)))
-        if not path.exists():
+        if not _holds(path, len(seeds) * (1 + both)):
             jobs.append((path, seeds, split, generators, pixels, both))
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress("scenes", *columns, console=Console(stderr=True)) as progress:
@@ -461,6 +478,30 @@ def render_shards(
             with multiprocessing.get_context("spawn").Pool(workers) as pool:
                 for done in pool.imap_unordered(_render_shard, jobs):
                     progress.advance(task, done)
+
+
+def _same_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write a run's settings, or compare them with those of the run before. Raises ValueError where they differ."""
+    if path.exists():
+        there = json.loads(path.read_text())
+        for name, value in settings.items():
+            if there.get(name) != value:
+                raise ValueError(
+                    f"{path.parent} has scenes with {name} {there.get(name)}, not {value}: name another --out"
+                )
+    else:
+        write_whole(path, json.dumps(settings).encode())
+
+
+def _holds(path: Path, records: int) -> bool:
+    """Whether a shard is there and has so many records. Raises ValueError where it is something else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return path.exists() and pq.read_metadata(path).num_rows == records
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no shard of scenes: remove it, or name another --out") from error
 
 
 def contact_sheet(folder: str | Path, path: str | Path, num: int = 24, columns: int = 6) -> None:

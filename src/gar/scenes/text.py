@@ -51,6 +51,8 @@ CLASH = {
     "next to": {"leaning on"},
 }
 CONTACTS = tuple(CLASH)
+# The second color of a pattern is one of these, or a darker shade of the first.
+NEUTRAL = ("white", "black", "gray")
 # What makes things one group to count.
 GROUPS = (("category",), ("color",), ("material",), ("pattern",), ("color", "category"), ("material", "category"))
 
@@ -144,7 +146,7 @@ def _sized(facts: Facts) -> bool:
 def _countable(facts: Facts) -> list[int] | None:
     """The real objects in the picture, or None if one is half hidden so that people would count differently."""
     clear = _clear(facts)
-    if any(thing["area"] > 0 and i not in clear for i, thing in enumerate(facts["things"])):
+    if facts.get("hidden") or any(thing["area"] > 0 and i not in clear for i, thing in enumerate(facts["things"])):
         return None
     return [i for i in clear if facts["things"][i]["kind"] == "object"]
 
@@ -156,6 +158,12 @@ def _line(facts: Facts, ids: Iterable[int], axis: str) -> list[int] | None:
     order = sorted(ids, key=lambda i: key(things[i]))
     certain = all(axis in relations(facts, i, j) for i, j in zip(order, order[1:], strict=False))
     return order if certain else None
+
+
+def _surely_not(thing: Thing, name: str, value: str) -> bool:
+    """Whether nobody would say this value of the thing."""
+    second = name == "color" and value in NEUTRAL and thing["pattern"] != "plain"
+    return thing[name] not in (value, None) and not second
 
 
 def _spread(facts: Facts, ids: Sequence[int], name: str, rng: Random) -> int | None:
@@ -211,7 +219,7 @@ def _which(rng: Random, kind: str, question: str, right: int, ids: Sequence[int]
 
 
 def _forms(name: str, value: str, right: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the value may be called in options, where `right` is the right value: (labels, predicates)."""
+    """What the value may be called where `right` is the right one, or any may be: (labels, predicates)."""
     if name == "category":
         return (value, *CATEGORY_WORDS[value]), (a(value), *map(a, CATEGORY_WORDS[value]))
     labels, predicates = WORDS[name][value]
@@ -252,7 +260,7 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
         if i is None:
             return None
         p, value = _name(i), facts["things"][i][name]
-        others = [word for word in ATTRIBUTES[name] if word != value]
+        others = [word for word in ATTRIBUTES[name] if _surely_not(facts["things"][i], name, word)]
         wrong = rng.sample(others, min(3, len(others)))
         if name in ask.FOREIGN and rng.random() < 0.4:
             wrong[rng.randrange(len(wrong))] = rng.choice(ask.FOREIGN[name])
@@ -263,10 +271,10 @@ def _attribute(name: str) -> Callable[[Facts, Random], Turn | None]:
         if form < 0.24:
             pair = [rng.choice(_forms(name, x, value)[1]) for x in rng.sample([value, others[0]], 2)]
             return Turn(f"Is {p} {pair[0]} or {pair[1]}?", value, name)
-        if form < 0.34 and len(unlike := [j for j in ids if facts["things"][j][name] not in (value, None)]) > 1:
+        if form < 0.34 and len(unlike := [j for j in ids if _surely_not(facts["things"][j], name, value)]) > 1:
             ids = [i, *rng.sample(unlike, min(len(unlike), rng.choice((2, 3))))]
             rng.shuffle(ids)
-            question = rng.choice(ask.WHICH).format(list=_list(ids, rng), x=rng.choice(_forms(name, value, value)[1]))
+            question = rng.choice(ask.WHICH).format(list=_list(ids, rng), x=rng.choice(_forms(name, value, "")[1]))
             return _which(rng, name, question, i, ids)
         texts = _worded(rng, name, [value, *wrong], p)
         return _ask(rng, name, rng.choice(ask.QUESTIONS[name]).format(p=p), value, texts[0], texts[1:])
@@ -303,15 +311,23 @@ def _larger(facts: Facts) -> list[tuple[int, int]]:
 
 
 def _placed(rng: Random, words: Sequence[str], p: str, q: str) -> list[str]:
-    """Relations as option texts of one style."""
+    """Relations as option texts of one style; the first one is right."""
     style = rng.choice(("alone", "sentence", "sentence", "object"))
+    ways = [_ways(word, right=k == 0) for k, word in enumerate(words)]
     if style == "alone":
-        return [rng.choice(RELATIONS[word][1]) for word in words]
-    texts = [f"{rng.choice(RELATIONS[word][0])} {q}" for word in words]
+        return [rng.choice(alone) for _, alone in ways]
+    texts = [f"{rng.choice(linked)} {q}" for linked, _ in ways]
     if style == "object":
         return texts
     subject = rng.choice((p, p, "it"))
     return [f"{subject} is {text}" for text in texts]
+
+
+def _ways(word: str, right: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How a relation may be said, with its object and without; "below" never where it is to be wrong: it can also mean
+    lower in the picture."""
+    linked, alone = RELATIONS[word]
+    return (linked, alone) if right else tuple(tuple(w for w in ways if w != "below") for ways in (linked, alone))
 
 
 def _short(word: str) -> str:
@@ -367,7 +383,7 @@ def _contact(facts: Facts, rng: Random) -> Turn | None:
         if not apart:
             return None
         i, j = rng.choice(apart)
-        word = rng.choice(RELATIONS[rng.choice(CONTACTS)][0])
+        word = rng.choice(_ways(rng.choice(CONTACTS), right=False)[0])
         return _yes_no(rng, "contact", f"Is {_name(i)} {word} {_name(j)}?", False)
     kept = rng.choice(sorted({w for _, _, w in pairs}))
     i, j, word = rng.choice([pair for pair in pairs if pair[2] == kept])
@@ -376,7 +392,8 @@ def _contact(facts: Facts, rng: Random) -> Turn | None:
     form = rng.random()
     if form < 0.3:
         said = word if rng.random() < 0.65 else rng.choice(false)
-        return _yes_no(rng, "contact", f"Is {p} {rng.choice(RELATIONS[said][0])} {q}?", said == word)
+        way = rng.choice(_ways(said, right=said == word)[0])
+        return _yes_no(rng, "contact", f"Is {p} {way} {q}?", said == word)
     texts = _placed(rng, [word, *rng.sample(false, len(false))], p, q)
     if form < 0.5:
         return _choose(rng, "contact", rng.choice(ask.BETWEEN).format(p=p, q=q), texts[0], texts[1:])
@@ -533,7 +550,8 @@ def _counting(facts: Facts, rng: Random) -> Turn | None:
 def _absent(facts: Facts, rng: Random) -> Turn | None:
     """What is in the picture and what is not."""
     seen = sorted({facts["things"][i]["category"] for i in _whole(facts, "object")})
-    there = {thing["category"] for thing in facts["things"]}
+    everything = [*facts["things"], *facts.get("hidden", ())]
+    there = {thing["category"] for thing in everything}
     absent = [word for word in CATEGORIES if word not in there and word not in ask.BACKDROP]
     if not seen or not absent:
         return None
@@ -544,9 +562,8 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
             rng, "absent", rng.choice(ask.IS_THERE).format(x=a(rng.choice(seen if holds else absent))), holds
         )
     if form < 0.65:
-        colors = {thing["color"] for thing in facts["things"]}
         thing = facts["things"][rng.choice(_whole(facts, "object"))]
-        missing = [color for color in ATTRIBUTES["color"] if color not in colors]
+        missing = [c for c in ATTRIBUTES["color"] if all(_surely_not(other, "color", c) for other in everything)]
         holds = rng.random() < 0.5 or not missing or thing["category"] in ask.BACKDROP
         words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
         return _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
@@ -639,7 +656,7 @@ def _drill_which(facts: Facts, rng: Random) -> Turn | None:
     name = rng.choice(("color", "category", "material", "pattern"))
     ids, things = _telling(facts, _whole(facts), name), facts["things"]
     i = _spread(facts, ids, name, rng)
-    others = [j for j in ids if i is not None and things[j][name] != things[i][name]]
+    others = [j for j in ids if i is not None and _surely_not(things[j], name, things[i][name])]
     if i is None or not others:
         return None
     ids = [i, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
@@ -698,7 +715,10 @@ def _drill_contact(facts: Facts, rng: Random) -> Turn | None:
     holds = rng.random() < 0.5
     pairs = [(i, j) for i, j in permutations(clear, 2) if (word in relations(facts, i, j)) == holds]
     if not holds:
-        pairs = [(i, j) for i, j in pairs if not CLASH[word] & relations(facts, i, j)]
+        near = {word, *CLASH[word]}
+        pairs = [(i, j) for i, j in pairs if not near & (relations(facts, i, j) | relations(facts, j, i))]
+        far, things = 0.3 * facts["size"][0], facts["things"]
+        pairs = [(i, j) for i, j in pairs if word != "next to" or _apart(things[i], things[j]) > far]
     if not pairs:
         return None
     i, j = rng.choice(pairs)
