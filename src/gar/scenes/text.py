@@ -327,7 +327,9 @@ def _ways(word: str, right: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """How a relation may be said, with its object and without; "below" never where it is to be wrong: it can also mean
     lower in the picture."""
     linked, alone = RELATIONS[word]
-    return (linked, alone) if right else tuple(tuple(w for w in ways if w != "below") for ways in (linked, alone))
+    if right:
+        return linked, alone
+    return tuple(way for way in linked if way != "below"), tuple(way for way in alone if way != "below")
 
 
 def _short(word: str) -> str:
