@@ -68,12 +68,16 @@ def test_of_scenes_with_unseen_combinations_only_questions_about_these_are_asked
     assert [mark.question for mark in examine(says, [sample])] == [turns[1].question]
 
 
-def test_records_that_are_no_scenes_are_refused():
-    sample = scene(Turn("What is <Prompt0>?", "cube", "category"))
-    sample.meta.clear()
+def test_captions_of_records_without_facts_are_refused():
     says: Any = Says("cube")
-    with pytest.raises(ValueError, match="record 0 has no facts: give shards that `gar scenes render` wrote"):
-        examine(says, [sample])
+    for kind in ("category", "caption"):
+        sample = scene(Turn("What is <Prompt0>?", "cube", kind))
+        sample.meta.clear()
+        if kind == "category":
+            assert examine(says, [sample])[0].right
+        else:
+            with pytest.raises(ValueError, match="has no facts: give shards that `gar scenes render` wrote"):
+                examine(says, [sample])
 
 
 def test_a_question_comes_with_the_regions_it_names_numbered_from_zero():

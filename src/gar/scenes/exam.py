@@ -55,7 +55,7 @@ def examine(
         hide: paint everything outside the question's regions gray, to see what a type needs from the context.
 
     Raises:
-        ValueError: a record that is no rendered scene.
+        ValueError: a caption is asked for, and the record has no facts to hold it against.
     """
     marks = []
     asked: Counter[str] = Counter()
@@ -63,8 +63,6 @@ def examine(
         track(samples, "asking", console=Console(stderr=True), disable=not sys.stderr.isatty())
     ):
         rng = random.Random(f"{seed}/{index}")
-        if "things" not in sample.meta:
-            raise ValueError(f"record {index} has no facts: give shards that `gar scenes render` wrote")
         turns = rng.sample(sample.turns, len(sample.turns))
         if sample.meta.get("split") == "unseen":
             unseen = {i for i, thing in enumerate(sample.meta["things"]) if _held_out(thing)}
@@ -92,6 +90,8 @@ def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:
     choices = [renumber(c, numbers) for c in turn.choices] or None
     answer = predictor.ask(picture, renumber(turn.question, numbers), prompts, choices, max_new_tokens=80).text
     if turn.type in CAPTIONS:
+        if "things" not in sample.meta:
+            raise ValueError("a record with captions has no facts: give shards that `gar scenes render` wrote")
         back = {k: region for region, k in numbers.items()}
         about = int(re.findall(r"<Prompt(\d+)>", turn.question)[0])  # others are what it is related to
         meant = named(Turn("", answer)) <= set(back)  # a region that it was not given is none
