@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import math
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import small_benchmarks as small
+from rich.console import Console
 
 from gar.bench.catalog import BENCHMARKS, benchmark
 from gar.bench.dlc import parse_choice
@@ -18,7 +20,7 @@ from gar.bench.ferret import parse_ratings, postprocess
 from gar.bench.flags import overlay, splits
 from gar.bench.judges import Fixed
 from gar.bench.mdvp import MDVP, published_pairing
-from gar.bench.report import compare, read_scored, scored, write_json, write_page
+from gar.bench.report import compare, read_scored, scored, table, write_json, write_page
 from gar.bench.statistics import letter_prior, mcnemar, mean, proportion, ratio
 from gar.bench.task import Benchmark, Item, Score, evaluate, in_every_order, load, ordered, read_answers
 from gar.cli import main
@@ -514,6 +516,17 @@ def test_ratings_are_no_right_and_wrong(tmp_path: Path):
     write_page([found], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert '"answer right"' not in page and '"answer wrong"' not in page and "reference 7.00" in page
+
+
+def test_no_figure_of_a_table_is_cut_in_eighty_letters(tmp_path: Path):
+    rows = [row | {"model_output": row["answer"]} for row in small.gar_vqa(tmp_path)]
+    found = scored(benchmark("vqa"), small.write(tmp_path / "p.json", rows), with_splits=True)
+    found["splits"]["the type's most frequent letter is right, in very many words"] = {
+        "no": found["scores"]["accuracy"]
+    }
+    written = io.StringIO()
+    Console(file=written, width=80).print(table(found | {"guess": {"accuracy": 0.0}}))
+    assert "…" not in written.getvalue() and "0.6097 to 1.0000" in written.getvalue() and "0.0000" in written.getvalue()
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

@@ -270,11 +270,14 @@ def _mark_needing_context(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> Table:
     """A scored run for people."""
-    shown = Table("", "value", "95 %", "n", "as published", "guess", title=f"{found['benchmark']}, {found['n']} items")
-    shown.columns[0].no_wrap = True
+    columns = ("", "value", "95 %", "n", "as published", "guess")
+    shown = _narrow(*columns, title=f"{found['benchmark']}, {found['n']} items")
+    shown.columns[0].no_wrap = False  # a flag's name is long
     for name, row in found["scores"].items():
         published, guess = found["as_published"].get(name), found["guess"].get(name)
-        shown.add_row(name, *_cells(row), "" if published is None else f"{published:g}", guess and _number(guess))
+        shown.add_row(
+            name, *_cells(row), "" if published is None else f"{published:g}", "" if guess is None else _number(guess)
+        )
     for split, kinds in further(found).items():
         for kind, row in kinds.items():
             shown.add_row(f"{split}: {kind}", *_cells(row))
