@@ -363,13 +363,13 @@ def test_an_item_without_a_reply_is_counted_and_asked_again(vqa: Task, dlc: Task
 
 
 def test_an_endpoint_that_replies_to_nothing_is_not_asked_about_everything(vqa: Task, tmp_path: Path):
-    many = [replace(vqa[1][0], id=str(k)) for k in range(40)]
-    silent = Moody(dict.fromkeys(range(1, 99), BUSY))
+    many = [replace(vqa[1][0], id=str(k)) for k in range(400)]
+    silent = Moody(dict.fromkeys(range(1, 999), BUSY))
     with pytest.raises(Stopped, match="no answer to 8 items, the last: no reply in 8 tries"):
         run(vqa[0], many, vqa[2], Rival(silent), tmp_path / "out.jsonl")
-    assert silent.asked < 20
-    late = Moody(dict.fromkeys(range(2, 99), BUSY))  # one that has answered may be slow for a while
-    assert run(vqa[0], many, vqa[2], Rival(late), tmp_path / "late.jsonl").total() == 39
+    assert silent.asked < 200  # more than eight are under way when the eighth is read
+    late = Moody(dict.fromkeys(range(2, 999), BUSY))  # one that has answered may be slow for a while
+    assert run(vqa[0], many[:40], vqa[2], Rival(late), tmp_path / "late.jsonl").total() == 39
 
 
 def test_an_endpoint_that_refuses_everything_spoils_no_file_and_one_that_refuses_some_goes_on(
@@ -381,12 +381,12 @@ def test_an_endpoint_that_refuses_everything_spoils_no_file_and_one_that_refuses
     assert len(lines(out)) == 1
     reason = "picture, regions or question are refused"
     assert run(*vqa, Rival(Moody({1: refused, 2: refused})), out) == {reason: 2}
-    assert [row["id"] for row in lines(out)[1:] if "skipped" in row] == ["0", "2"] and len(lines(out)) == 7
-    many = [replace(vqa[1][0], id=str(k)) for k in range(40)]
-    never = Moody(dict.fromkeys(range(1, 99), refused))
+    assert sum("skipped" in row for row in lines(out)[1:]) == 2 and len(lines(out)) == 7
+    many = [replace(vqa[1][0], id=str(k)) for k in range(400)]
+    never = Moody(dict.fromkeys(range(1, 999), refused))
     with pytest.raises(Stopped, match="no answer to 8 items"):
         run(vqa[0], many, vqa[2], Rival(never), tmp_path / "many.jsonl")
-    assert never.asked < 20
+    assert never.asked < 200  # more than eight are under way when the eighth is read
 
 
 def test_items_without_a_reply_are_counted_whatever_the_file_is_called(vqa: Task, tmp_path: Path):
