@@ -961,11 +961,11 @@ def _targets(show: Path | None, paths: Sequence[Path], several: bool) -> list[Pa
         )
     elif not show.absolute().parent.is_dir():
         raise ValueError(f"--show {show}: no such folder: {show.absolute().parent}")
+    targets = [show / f"{path.stem}.png" if several else show for path in paths]
     pictures = {path.resolve() for path in paths}
     drawn: dict[Path, Path] = {}
-    for path in paths:
-        to = (show / f"{path.stem}.png" if several else show).resolve()
-        if to in pictures:
+    for path, to in zip(paths, targets, strict=True):
+        if to.resolve() in pictures:
             raise ValueError(
                 f"--show {show}: the drawing of {path} would take the place of the picture {to}: name another"
             )
@@ -974,7 +974,7 @@ def _targets(show: Path | None, paths: Sequence[Path], several: bool) -> list[Pa
             raise ValueError(
                 f"--show {show}: {both} would both be drawn as {to.name}: describe them one after the other"
             )
-    return [show / f"{path.stem}.png" if several else show for path in paths]
+    return targets
 
 
 def _draw(image: Path, located: list[Located], texts: list[str], to: Path, title: str = "") -> None:

@@ -306,7 +306,7 @@ def asked_how(path: Path, items: Sequence[Item]) -> Manner:
     rows = read_json(path)
     if (facts := _run_facts(rows)) is None:
         return Manner()
-    if facts.get("items", _digest(items)) != _digest(items):
+    if facts.get("items") not in (None, _digest(items)):
         raise ValueError(
             f"{path}: answers about other items than these: give the folder that was asked about with --data"
         )
@@ -687,7 +687,7 @@ class _Asking:
     def _chosen(self, items: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
         """The lines of multiple-choice items with the same picture and regions, from one reading of these."""
         try:
-            picture, regions, told, remarks = self._shown(items[0])
+            picture, regions, told, remarks = self._shown(items[0], load_image(self.folder / items[0].image))
             scene = self.predictor.open(picture, regions)
         except (Stopped, NoReply):
             raise
@@ -708,7 +708,8 @@ class _Asking:
         """The lines of items that are answered in words, in common batches; each alone where these are refused."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "max_new_tokens": self.max_new_tokens}
         try:
-            shown = [self._shown(item) for item in items]
+            loaded = {name: load_image(self.folder / name) for name in dict.fromkeys(item.image for item in items)}
+            shown = [self._shown(item, loaded[item.image]) for item in items]
             if self._described(items[0]):
                 pictures, regions = [picture for picture, *_ in shown], [marked for _, marked, *_ in shown]
                 answers = self.predictor.describe_batch(pictures, regions, **options)
@@ -731,14 +732,14 @@ class _Asking:
         """Whether each of its regions is described by itself, no other one being marked or told of."""
         return item.question is None and self.view not in (*AMONG_OTHERS, *TOLD)
 
-    def _shown(self, item: Item) -> tuple[Image.Image, list[Region], str, dict[str, Any]]:
+    def _shown(self, item: Item, picture: Image.Image) -> tuple[Image.Image, list[Region], str, dict[str, Any]]:
         """The picture and the regions to mark, what is said before a question, and what the item's line remarks: that
         the view changed nothing, and how many regions were cut off.
 
         Raises:
-            ValueError: the picture or a region is refused, or there are too many regions.
+            ValueError: a region is refused, or there are too many.
         """
-        picture, regions = load_image(self.folder / item.image), item.regions()
+        regions = item.regions()
         alone = self._described(item)
         remarks = {}
         if not alone and len(regions) > self.most and self.many_regions == "as-published":

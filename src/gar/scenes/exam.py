@@ -24,7 +24,6 @@ from gar.data.sample import Sample, Turn
 from gar.predictor import Predictor
 from gar.regions import Region
 from gar.scenes.grammar import check_caption, normalise
-from gar.scenes.things import PRIMITIVES
 from gar.scenes.world import held_out
 
 CAPTIONS = ("caption", "detailed", "relational")
@@ -65,7 +64,8 @@ def examine(
         rng = random.Random(f"{seed}/{index}")
         turns = rng.sample(sample.turns, len(sample.turns))
         if sample.meta.get("split") == "unseen":
-            unseen = {i for i, thing in enumerate(sample.meta["things"]) if _held_out(thing)}
+            things = sample.meta["things"]
+            unseen = {i for i, t in enumerate(things) if held_out(t["color"], t["category"], t["material"])}
             turns = [turn for turn in turns if named(turn) & unseen]
         for _ in range(min(per_scene, len(turns))):
             turn = min(turns, key=lambda t: asked[t.type])
@@ -73,10 +73,6 @@ def examine(
             asked[turn.type] += 1
             marks.append(_ask(predictor, sample, turn, hide))
     return marks
-
-
-def _held_out(thing: dict[str, Any]) -> bool:
-    return thing["category"] in PRIMITIVES and held_out(thing["color"], thing["category"], thing["material"])
 
 
 def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:

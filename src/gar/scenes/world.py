@@ -80,7 +80,7 @@ class Thing:
 
     @property
     def held_out(self) -> bool:
-        return self.category in PRIMITIVES and held_out(self.color, self.category, self.material)
+        return held_out(self.color, self.category, self.material)
 
     @property
     def extent(self) -> float:
@@ -183,7 +183,7 @@ class World:
 def held_out(color: str, shape: str, material: str) -> bool:
     """Whether this combination of a primitive is kept for the "unseen" split."""
     digest = hashlib.sha256(f"{color} {shape} {material}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
+    return shape in PRIMITIVES and int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
 
 
 def linear(srgb: Any) -> np.ndarray:
