@@ -30,6 +30,7 @@ from gar.bench.judges import (
     read_choice,
     read_object,
     read_two_numbers,
+    side_by_side,
 )
 
 pytest.importorskip("openai", reason="judges ask through the package openai")
@@ -216,13 +217,13 @@ def test_a_lost_connection_is_an_error_where_there_was_one_before(fake_endpoint)
     fake = fake_endpoint(lambda question, before: {"good": OK, "bad": HANG_UP}[question])
     judge = Endpoint(fake.url, "m", tries=2)
     assert judge.ask("good").text
-    assert judge.ask("bad").error == "no reply in 2 tries, the last: Connection error."
+    assert str(judge.ask("bad").error).startswith("no reply in 2 tries, the last: Connection error: ")
 
 
 def test_an_endpoint_that_is_not_there_stops_the_judge(fake_endpoint):
     fake = fake_endpoint()
     fake.close()
-    with pytest.raises(Stopped, match="no connection in 2 tries"):
+    with pytest.raises(Stopped, match="no connection in 2 tries, the last: Connection error: .*refused"):
         Endpoint(fake.url, "m", tries=2).ask("item")
 
 
@@ -273,6 +274,8 @@ def test_too_long_a_wait_stops_the_judge(fake_endpoint):
     ("options", "message"),
     [
         ({"base_url": "localhost:8000"}, "base_url is 'localhost:8000'"),
+        ({"base_url": "http://localhost:80OO/v1"}, "base_url is 'http://localhost:80OO/v1'"),
+        ({"base_url": "http://"}, "base_url is 'http://'"),
         ({"tries": 0}, "tries is 0"),
         ({"rate_limit": 0}, "rate_limit is 0"),
     ],
@@ -280,6 +283,33 @@ def test_too_long_a_wait_stops_the_judge(fake_endpoint):
 def test_what_makes_no_endpoint_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Endpoint(**{"base_url": "http://localhost", "model": "m"} | options)
+
+
+def test_a_key_of_several_lines_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY") as caught:
+        Endpoint("http://localhost", "m")
+    assert "sec" not in str(caught.value)
+
+
+def test_halves_of_letters_neither_stop_a_judge_nor_spoil_its_cache(fake_endpoint, tmp_path):
+    body = rb'{"choices": [{"message": {"content": "yes \ud83d"}}]}'
+    judge = Endpoint(fake_endpoint(plan((200, {}, body))).url, "m", cache=tmp_path / "replies.sqlite")
+    assert [judge.ask("is it \ud83d").text for _ in range(2)] == ["yes ?"] * 2
+
+
+def test_whoever_is_interrupted_waits_for_no_reply():
+    over = threading.Event()
+
+    def interrupted() -> Iterator[int]:
+        yield 0
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side(lambda _: over.wait(60), interrupted(), threads=2))
+    assert time.monotonic() - started < 10
+    over.set()
 
 
 # Limits

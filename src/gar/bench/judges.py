@@ -25,9 +25,11 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from PIL.Image import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 T = TypeVar("T")
@@ -98,15 +100,16 @@ def ask_all(judge: Judge, questions: Iterable[Question], threads: int = 8) -> It
     """
     total = len(questions) if isinstance(questions, Sized) else None
     replies, console = side_by_side(lambda question: judge.ask(*question), questions, threads), Console(stderr=True)
-    yield from track(replies, f"asking {judge.name}", total, console=console, disable=not sys.stderr.isatty())
+    yield from track(replies, escape(f"asking {judge.name}"), total, console=console, disable=not sys.stderr.isatty())
 
 
 def side_by_side(ask: Callable[[T], R], things: Iterable[T], threads: int = 8) -> Iterator[tuple[int, R]]:
-    """What `ask` gives for each thing, `threads` at a time. See `ask_all`."""
+    """What `ask` gives for each thing, `threads` at a time. See `ask_all`. Whoever is interrupted waits for none."""
     waiting = enumerate(things)
     asked: dict[Future[R], int] = {}
     stopped: BaseException | None = None
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         while True:
             for index, thing in islice(waiting, 0 if stopped else threads - len(asked)):
                 asked[pool.submit(ask, thing)] = index
@@ -118,6 +121,8 @@ def side_by_side(ask: Callable[[T], R], things: Iterable[T], threads: int = 8) -
                     stopped = error
                 else:
                     yield index, future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     if stopped:
         raise stopped
 
@@ -172,7 +177,7 @@ class Endpoint:
     ):
         from openai import OpenAI
 
-        if not base_url.startswith(("http://", "https://")):
+        if not _is_address(base_url):
             raise ValueError(f"base_url is {base_url!r}, expected an address such as http://localhost:8000/v1")
         if tries < 1:
             raise ValueError(f"tries is {tries}, expected at least 1")
@@ -188,7 +193,9 @@ class Endpoint:
         self._cache = Cache(cache) if cache is not None else None
         self._lock = threading.Lock()
         self._next_turn = time.monotonic()
-        key = os.environ.get("OPENAI_API_KEY") or "none"
+        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("OPENAI_API_KEY holds a character that no key has: write it anew")
         self._client = OpenAI(base_url=self.base_url, api_key=key, timeout=timeout_s, max_retries=0)
 
     def ask(self, question: str, pictures: Sequence[Image] = (), repeat: int = 0) -> Reply:
@@ -200,6 +207,7 @@ class Endpoint:
         Raises:
             Stopped: a limit is reached; the endpoint is not there, refuses key or model, or asks for too long a wait.
         """
+        question = _writable(question)
         pictures = [picture.convert("RGB") for picture in pictures]
         if self._cache is None:
             return self._ask(question, pictures)
@@ -225,7 +233,7 @@ class Endpoint:
             self._take_turn()
             asked_wait_s = None
             try:
-                return self._read(create(model=self.model, messages=[message], extra_body=self._sampling))
+                response = create(model=self.model, messages=[message], extra_body=self._sampling)
             except openai.APIStatusError as error:
                 self._reached = True
                 if error.status_code in MEANT_FOR_ALL or error.code == "insufficient_quota":
@@ -238,13 +246,16 @@ class Endpoint:
                 self._reached = True
                 failure = error.message
             except openai.APIConnectionError as error:
-                failure = error.message
-            except ValueError as error:
-                failure = str(error)
+                failure = f"{error.message.rstrip('.')}: {error.__cause__ or 'no reason given'}"
+            else:
+                try:
+                    return self._read(response)
+                except ValueError as error:
+                    failure = str(error)
             if attempt + 1 < self._tries:
                 self._pause(attempt, asked_wait_s)
         if not self._reached:  # a wrong address, which would keep every question waiting as long
-            raise Stopped(f"{self.name}: no connection in {self._tries} tries")
+            raise Stopped(f"{self.name}: no connection in {self._tries} tries, the last: {failure}")
         return Reply(None, f"no reply in {self._tries} tries, the last: {failure}", passing=True)
 
     def _take_turn(self) -> None:
@@ -280,7 +291,21 @@ class Endpoint:
             raise ValueError(f"no chat completion: {body[:80]!r}") from error
         with self._lock:
             self.tokens += tokens
-        return Reply(str(text), tokens=tokens)
+        return Reply(_writable(str(text)), tokens=tokens)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port != 0  # which raises ValueError where it is no number
+    except ValueError:
+        return False
+    return port and parts.scheme in ("http", "https") and bool(parts.hostname) and re.search(r"\s", url) is None
+
+
+def _writable(text: str) -> str:
+    """A text without the halves of letters (lone surrogates) that JSON can hold and no file or request."""
+    return text.encode(errors="replace").decode()
 
 
 def _data_url(picture: Image) -> str:
