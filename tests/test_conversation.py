@@ -107,13 +107,32 @@ def test_questions_that_name_too_many_regions_are_left_out():
     made = converse(sample, random.Random(0), 5)
     assert made.regions == [9] and len(made.turns) == 1
     with pytest.raises(Unusable, match="too many regions: no question is about 5 regions or fewer, of 30 masks"):
-        converse(Sample(encoded(), [square()] * 30, [Turn("Which one?", "None.")]), random.Random(0), 5)
+        converse(Sample(encoded(), [square()] * 30, sample.turns[:1]), random.Random(0), 5)
+
+
+def test_every_question_of_a_picture_is_asked_at_some_time_and_in_order():
+    turns = [Turn(f"Is <Prompt{k}> red?", f"{k}.") for k in range(30)]
+    seen = set()
+    for seed in range(60):
+        made = converse(Sample(encoded(), [square()] * 30, turns), random.Random(seed), 15, most=4)
+        assert len(made.asked) == 4 and made.asked == sorted(made.asked, key=turns.index)
+        seen |= {turn.answer for turn in made.asked}
+    assert len(seen) == 30
+
+
+def test_a_description_that_names_its_region_names_the_number_that_it_has():
+    sample = annotated(encoded(), [Annotation(square(k), text=f"<Prompt{k}> is red.") for k in range(3)])
+    for seed in range(20):
+        made = converse(sample, random.Random(seed), 15, negatives=0.0)
+        assert [turn.answer for turn in made.turns] == [f"<Prompt{number}> is red." for number in made.numbers]
+        assert [turn.answer for turn in made.asked] == [turn.answer for turn in sample.turns]
 
 
 def test_a_question_that_names_none_is_about_all_regions_or_about_the_picture():
     turn = Turn("What is it?", "Noise.")
     assert len(converse(Sample(encoded(), [square()] * 3, [turn]), random.Random(0), 5).regions) == 3
     assert converse(Sample(encoded(), [], [turn]), random.Random(0), 5).numbers == []
+    assert converse(Sample(encoded(), [square()] * 6, [turn]), random.Random(0), 5).numbers == []  # all are too many
 
 
 def test_names_and_descriptions_are_asked_together_with_all_regions_marked_once():

@@ -97,8 +97,8 @@ def converse(
     """Number the regions of a sample and write its turns.
 
     Descriptions of regions become one turn each, in which the region is marked. Other questions are asked with the
-    regions marked that they name (where they name none: with all), in the order of their numbers; those that name more
-    than fit are left out.
+    regions marked that they name (where they name none: with all, or with none where all are too many), in the order
+    of their numbers; those that name more than fit are left out, chosen at random.
 
     Args:
         max_prompts: how many numbers the checkpoint has.
@@ -133,18 +133,24 @@ def converse(
                 turns.append(ChatTurn(*refused))
                 asked.append(Turn(*refused, NEGATIVE))
                 absent = None
-            question = ask_for(described[region], rng) if vary else DESCRIBE
-            turns.append(ChatTurn(question, described[region], number))
+            answer = renumber(described[region], {region: number})
+            question = ask_for(answer, rng) if vary else DESCRIBE
+            turns.append(ChatTurn(question, answer, number))
             asked.append(Turn(f"{prompt_name(region)}: {question}", described[region], "detailed"))
         return Conversation(regions, numbers, turns, asked)
 
-    chosen, asked = [], []
-    for turn in sample.turns:
-        together = sorted({*chosen, *(named(turn) or everything)})
+    chosen, places = [], []
+    about_all = everything if len(everything) <= most else []
+    ways = list(enumerate(sample.turns))
+    if new_numbers:  # not always the same turns of a picture that has more than fit
+        rng.shuffle(ways)
+    for place, turn in ways:
+        together = sorted({*chosen, *(named(turn) or about_all)})
         if len(together) <= most and (new_numbers or max(together, default=0) < max_prompts):
-            chosen, asked = together, [*asked, turn]
-    if not asked:
+            chosen, places = together, [*places, place]
+    if not places:
         raise too_many(sample, most)
+    asked = [sample.turns[place] for place in sorted(places)]
     numbers = shuffled[: len(chosen)] if new_numbers else chosen
     listed = sorted(zip(numbers, chosen, strict=True))
     if order is not None:
