@@ -17,18 +17,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import gar
-from gar.data.annotated import Annotation, annotated, describe
+from gar.data.annotated import Annotation, annotated, describe, polygon_in
+from gar.data.files import Folder
 from gar.data.folder import write_jsonl
 from gar.data.formats import open_data
-from gar.data.published import write_coco
-from gar.data.released import write_released
-from gar.data.sample import Sample, Turn, write_shard
+from gar.data.published import segmentation_rle, write_coco
+from gar.data.released import released_sample, write_released
+from gar.data.sample import Sample, Turn, Unusable, write_shard
 from gar.data.stream import Data, Place, Rejects, Shard
 from gar.data.tools import write_cvat, write_label_studio
-from gar.regions import Located, Region
+from gar.regions import Located, Region, encode_rle, fill, rle_area
 
 WIDTH, HEIGHT = 48, 36
 
@@ -51,7 +54,7 @@ def square(x: int = 4) -> dict[str, Any]:
 
 def described(seed: int, file: str | None = None) -> Sample:
     regions = [
-        Annotation(blob(seed), "old dog", "A brown dog,\nasleep. <3 & more"),
+        Annotation(blob(seed), "old_dog", " A brown dog,\nasleep. <3 & more "),
         Annotation(blob(seed + 1), text="A “bench”."),
         Annotation(square()),
         Annotation(square(6), name="ball"),
@@ -118,6 +121,17 @@ def test_a_format_refuses_questions_that_it_cannot_hold(write: Callable, tmp_pat
         write([asked(0)], tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("write", [write_coco, write_label_studio, write_cvat])
+@pytest.mark.parametrize("name", ["region", "a\x0bb", "a\rb"])
+def test_a_format_refuses_what_would_not_come_back(write: Callable, name: str, tmp_path: Path):
+    sample = annotated(encoded(), [Annotation(square(), name)])
+    with pytest.raises(ValueError, match=f"{name!r} of a region would not".replace("\\", r"\\")):
+        write([sample], tmp_path / "a.json")
+    write_jsonl([sample], tmp_path / "a.jsonl")
+    (again,) = open_data(tmp_path / "a.jsonl")
+    assert again.turns == sample.turns
+
+
 def test_json_lines_keep_every_field(tmp_path: Path):
     turns = [Turn("Which?", "<Prompt1>", "ordering", ("<Prompt0>", "<Prompt1>")), Turn(describe(0), "A.", "detailed")]
     meta = {"seed": 3, "file": "a.png", "dropped": 3}
@@ -155,6 +169,8 @@ def test_the_published_format_reads_back_equal_and_datasets_reads_it(tmp_path: P
     assert rows[1]["mask_rle"] == samples[1].masks
     assert rows[2]["conversations"][0] == {"from": "human", "value": "<image>\nIs <Prompt0> on <Prompt1>?"}
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    with pytest.raises(ValueError, match="set is there and not empty: name another folder"):
+        write_released(iter(samples), tmp_path / "set")
 
 
 def test_what_datasets_keeps_beside_a_set_is_not_read_as_data(tmp_path: Path):
@@ -178,6 +194,8 @@ def test_the_published_json_list_takes_pictures_of_three_kinds(tmp_path: Path):
     rows = [{"image": image, "mask_rle": blob(0), "conversations": said} for image in pictures]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     data = open_data(tmp_path / "rows.json")
+    packed = rows[0] | {"mask_rle": {"size": [HEIGHT, WIDTH], "counts": blob(0)["counts"].encode()}}
+    assert released_sample(packed, Folder(str(tmp_path))).masks == [blob(0)]  # as columns of bytes give them
     wanted = Sample(encoded(), [blob(0)], [Turn("Describe <Prompt0> in detail.", "A blob.", "detailed")])
     assert list(data) == [wanted] * 3
     assert data.rejects.counts() == {"missing file": 1}
@@ -193,12 +211,13 @@ def test_coco_gives_names_captions_and_what_was_dropped(tmp_path: Path):
         {"bbox": [40, 30, 20, 20]},
         {"segmentation": [[1, 1]]},
         {"caption": "Much noise."},
+        {"caption": " "},
     ]
     content = {
         "info": {"description": "Things"},
         "licenses": [{"id": 2, "name": "CC BY 2.0"}],
         "images": [{"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT, "license": 2}],
-        "categories": [{"id": 1, "name": "hot_dog"}],
+        "categories": [{"id": 1, "name": "hot dog"}],
         "annotations": [{"id": i, "image_id": 5, "category_id": 1} | shape for i, shape in enumerate(shapes)],
     }
     (tmp_path / "instances.json").write_text(json.dumps(content))
@@ -207,7 +226,7 @@ def test_coco_gives_names_captions_and_what_was_dropped(tmp_path: Path):
     assert [Region.rle(mask).locate(WIDTH, HEIGHT).area for mask in sample.masks] == [100, 60, 8 * 6]
     assert words(sample) == ["hot dog", "hot dog", "A stripe.", "hot dog", "Much noise."]
     assert (sample.source, sample.licence) == ("Things", "CC BY 2.0")
-    assert data.rejects.counts() == {"crowd": 1, "damaged mask": 1}
+    assert data.rejects.counts() == {"crowd": 1, "damaged mask": 1, "no text": 1}
     assert "row 0 annotation 4" in (tmp_path / "rejects.jsonl").read_text()
 
 
@@ -233,10 +252,14 @@ def test_lvis_names_its_pictures_by_their_address(tmp_path: Path):
     (tmp_path / "train2017" / "01.png").write_bytes(encoded())
     image = {"id": 5, "coco_url": "http://images.example.org/train2017/01.png", "width": WIDTH, "height": HEIGHT}
     annotation = {"image_id": 5, "category_id": 1, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
-    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "aerosol_can"}]}
+    content = {
+        "images": [image],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "a_can", "synset": "can.n.01"}],
+    }
     (tmp_path / "lvis.json").write_text(json.dumps(content))
     (sample,) = open_data(tmp_path / "lvis.json")
-    assert words(sample) == ["aerosol can"]
+    assert words(sample) == ["a can"]
 
 
 def test_scene_graphs_give_segments_and_relations(tmp_path: Path):
@@ -264,9 +287,12 @@ def test_scene_graphs_give_segments_and_relations(tmp_path: Path):
 def test_visual_genome_gives_phrases_for_boxes(tmp_path: Path):
     (tmp_path / "VG_100K_2").mkdir()
     (tmp_path / "VG_100K_2" / "31.jpg").write_bytes(encoded(kind="JPEG"))
-    regions = [{"phrase": "a red cap", "x": -2, "y": 0, "width": 12, "height": 5}]
+    box = {"x": -2, "y": 0, "width": 12, "height": 5}
+    regions = [box | {"phrase": phrase} for phrase in (" ", "a red cap")]
     (tmp_path / "regions.json").write_text(json.dumps([{"id": 31, "regions": regions}]))
-    (sample,) = open_data(tmp_path / "regions.json")
+    data = open_data(tmp_path / "regions.json")
+    (sample,) = data
+    assert len(sample.masks) == 1 and data.rejects.counts() == {"no text": 1}
     assert Region.rle(sample.masks[0]).locate(WIDTH, HEIGHT).box == (0, 0, 10, 5)
     assert sample.turns == [Turn("Describe <Prompt0> in a few words.", "a red cap", "phrase")]
 
@@ -277,10 +303,14 @@ def test_refcoco_gives_what_people_said(tmp_path: Path):
     shape = {"category_id": 1, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
     annotations = [{"id": i, "image_id": 5} | shape for i in (10, 11)]
     (tmp_path / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    said = [{"raw": "left dog", "sent": "left dog"}, {"sent": "the one that sleeps"}]
-    (tmp_path / "refs(unc).json").write_text(json.dumps([{"image_id": 5, "ann_id": 11, "sentences": said}]))
-    (sample,) = open_data(tmp_path)
-    assert len(sample.masks) == 1 and words(sample) == ["left dog", "the one that sleeps"]
+    said = [{"raw": "left dog", "sent": "left dog"}, {"sent": ""}, {"sent": "the one that sleeps"}]
+    reference = {"image_id": 5, "ann_id": 11, "sentences": said}
+    others = [reference | {"split": split} for split in ("val", "testA", "train")] + [reference | {"sentences": []}]
+    (tmp_path / "refs(unc).json").write_text(json.dumps([reference, *others]))
+    data = open_data(tmp_path)
+    (sample,) = data
+    assert len(sample.masks) == 2 and words(sample) == ["left dog", "the one that sleeps"] * 2
+    assert data.rejects.counts() == {"not for training": 2, "no text": 1}
     (tmp_path / "refs(unc).json").rename(tmp_path / "refs(unc).p")
     with pytest.raises(ValueError, match="as pickle, which can run code: save them as JSON"):
         open_data(tmp_path)
@@ -310,6 +340,13 @@ def test_label_studio_shapes_are_percent_and_may_be_turned(tmp_path: Path):
     assert boxes[:2] == [(24, 18, 36, 36), (6, 18, 24, 30)]
     assert boxes[3] == (20, 6, 28, 30) and data.rejects.counts() == {"not an area": 1}
     assert words(sample) == ["Cat", "Dog", "A dog,\nturned.", "x"]
+    for name in ("my cat.png", "0123abcd-my cat.png"):  # as it was uploaded, or as Label Studio keeps it
+        (tmp_path / "a.png").rename(tmp_path / name)
+        task["data"]["image"] = "/data/upload/1/0123abcd-my%20cat.png"
+        (tmp_path / "export.json").write_text(json.dumps([task]))
+        (again,) = open_data(tmp_path / "export.json")
+        assert again.turns == sample.turns
+        (tmp_path / name).rename(tmp_path / "a.png")
 
 
 def test_label_studio_brushes_may_hold_words_that_do_not_repeat(tmp_path: Path):
@@ -381,6 +418,8 @@ def test_labelme_files_are_read_with_their_pictures_inside_or_beside(tmp_path: P
         ({"a.json": b'{"x": 1, "y": 2}'}, "a.json is JSON with the keys x, y: of no known format"),
         ({"a.json": b"3"}, "a.json is JSON with a int: of no known format"),
         ({"a.json": b"{}", "b.json": b"{}"}, "2 JSON files that are not of LabelMe: name one of them"),
+        ({"test-0.parquet": b"", "train-0.parquet": b""}, r"holds splits \(test, train\): name a file of one"),
+        ({"a.jsonl": b"", "a.parquet": b""}, "holds .parquet and .jsonl files: name one, or move the others away"),
         ({"a.xml": b"<a"}, "a.xml is not XML"),
         ({"a.xml": b"<html/>"}, "a.xml holds <html>: expected <annotations>"),
         ({"a.xml": b"<annotations><track/></annotations>"}, 'tracks of a video: export its frames as "CVAT for images'),
@@ -406,6 +445,18 @@ def test_what_is_no_data_is_named(files: dict[str, bytes], message: str, tmp_pat
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         open_data(tmp_path)
+
+
+def test_an_arrow_file_may_be_a_stream_or_a_file(tmp_path: Path):
+    import pyarrow as pa
+
+    row = {"image": encoded(), "masks": "[]", "turns": '[{"question": "What?", "answer": "Noise."}]'}
+    table = pa.Table.from_pylist([row])
+    for kind in (pa.ipc.new_stream, pa.ipc.new_file):
+        with kind(str(tmp_path / "a.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        (sample,) = open_data(tmp_path)
+        assert words(sample) == ["Noise."]
 
 
 @pytest.mark.parametrize("suffix", ["arrow", "parquet"])
@@ -559,6 +610,16 @@ BAD = {
     "no text": line(turns=[{"question": "What?", "answer": " "}]),
     "malformed record": "{",
 }
+# More that are bad, each with its reason; a mask that is too large to be decoded is as damaged as another.
+WORSE = [
+    ("missing file", line(image="a" * 300)),
+    ("damaged picture", line(image="data:image/png;base64,AAAA")),
+    ("damaged mask", line(regions=[{"mask": "huge.png"}])),
+    ("damaged mask", line(regions=[{"polygon": [[0, 0], [1e9, 0], [0, 9]]}])),
+    ("malformed record", line(regions=[{"polygon": [[0, 0], [10**400, 0], [0, 9]]}])),
+    ("malformed record", line(turns=[{"question": "Which?", "answer": "blue", "choices": "blue"}])),
+    ("malformed record", line(turns=[{"question": "Which?", "answer": "blue", "choices": ["red", "green"]}])),
+]
 NO_TEXTS = [
     ("question", line(turns=[{"question": 1, "answer": "This."}])),
     ("answer", line(turns=[{"question": "What?", "answer": 3}])),
@@ -603,6 +664,82 @@ def test_a_number_or_half_a_character_in_the_place_of_a_text_is_a_reject_that_na
     data = open_data(bad)
     assert len(list(data)) == 1 and data.rejects.counts() == {"malformed record": 1}
     assert f"in the {field} of a turn: expected a text" in data.rejects.last
+
+
+@pytest.mark.parametrize(("reason", "text"), WORSE)
+def test_no_record_ends_the_walk(bad: Path, reason: str, text: str):
+    (bad / "data.jsonl").write_text("\n".join([line(), text]))
+    data = open_data(bad)
+    assert len(list(data)) == 1 and data.rejects.counts() == {reason: 1}
+
+
+@pytest.mark.parametrize("changed", [{"image": None}, {"masks": "null"}, {"meta": "null"}, {"turns": "null"}])
+def test_a_row_with_nothing_in_it_is_a_reject(changed: dict[str, Any], tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good = {"image": encoded(), "masks": "[]", "turns": '[{"question": "What?", "answer": "Noise."}]'}
+    pq.write_table(pa.Table.from_pylist([good | {"meta": "{}"}, good | changed]), tmp_path / "a.parquet")
+    data = open_data(tmp_path)
+    assert len(list(data)) == 1 and data.rejects.counts() == {"malformed record": 1}
+
+
+@pytest.mark.parametrize("drawn", [[[0, 0, 1e9, 0, 0, 9]], [[0, 0, -1e9, 5, 9, 9]]])
+def test_a_coco_polygon_that_would_take_forever_is_refused(drawn: Any):
+    with pytest.raises(Unusable, match="a coordinate far outside of the picture of 48x36"):
+        segmentation_rle(drawn, HEIGHT, WIDTH)
+    assert rle_area(segmentation_rle([[-9, -9, 9, -9, 9, 9, -9, 9]], HEIGHT, WIDTH)) == 81
+
+
+@given(points=st.lists(st.tuples(st.integers(-99, 99), st.integers(-99, 99)), min_size=3, max_size=8))
+def test_a_shape_that_reaches_out_of_the_picture_is_cut_and_not_bent(points: list[tuple[int, int]]):
+    """What is left of it is what a larger picture holds there."""
+    shape = np.array(points) + (0.3, 0.2777)  # no edge goes through a pixel's centre, where rounding would decide
+    whole = fill(shape + 100, 200, 200)[100 : 100 + HEIGHT, 100 : 100 + WIDTH]
+    assert (fill(shape, WIDTH, HEIGHT) == whole).all()
+    if whole.any():
+        assert polygon_in(shape, WIDTH, HEIGHT) == encode_rle(whole)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB"])
+def test_a_mask_file_means_the_same_wherever_it_stands(mode: str, tmp_path: Path):
+    """Black that is cut out by alpha is in, and so is the faintest blue."""
+    part = np.zeros((HEIGHT, WIDTH), bool)
+    part[3:9, 4:20] = True
+    pixels = np.where(part[..., None], (0, 0, 0, 255), (0, 0, 0, 0)) if mode == "RGBA" else part[..., None] * (0, 0, 4)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "mask.png")
+    content = base64.b64encode((tmp_path / "mask.png").read_bytes()).decode()
+    (tmp_path / "a.png").write_bytes(encoded())
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "regions": [{"mask": "mask.png", "name": "x"}]}))
+    shape = {"label": "x", "points": [[0, 0]], "shape_type": "mask", "mask": content}
+    (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [shape]}))
+    for file in ("a.jsonl", "a.json"):
+        (sample,) = open_data(tmp_path / file)
+        assert sample.masks == [encode_rle(part)] == [Region.mask(tmp_path / "mask.png").locate(WIDTH, HEIGHT).rle()]
+
+
+def test_records_of_json_lines_may_stand_in_one_list(bad: Path):
+    (bad / "list.json").write_text(f"[{line()}, {line()}]")
+    assert list(open_data(bad / "list.json")) == list(open_data(bad / "data.jsonl"))[:2]
+
+
+def test_what_was_dropped_of_a_record_without_text_is_told_too(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded())
+    images = [{"id": 5, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}]
+    shapes = [{"image_id": 5, "category_id": 1, "bbox": [1, 1, -9, 9]}, {"image_id": 5, "iscrowd": 1}]
+    content = {"images": images, "annotations": shapes, "categories": [{"id": 1, "name": "dog"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    data = open_data(tmp_path / "a.json")
+    assert not list(data) and data.rejects.counts() == {"no text": 1, "damaged mask": 1, "crowd": 1}
+
+
+def test_pictures_may_stand_in_their_records(tmp_path: Path):
+    inside = "data:image/png;base64," + base64.b64encode(encoded()).decode()
+    (tmp_path / "a.jsonl").write_text(line(image=inside))
+    (sample,) = open_data(tmp_path)
+    assert sample.image == encoded()
+    write_jsonl([sample], tmp_path / "b.jsonl")
+    assert json.loads((tmp_path / "b.jsonl").read_text())["image"].startswith("pictures/")
 
 
 def test_each_reject_is_written_once_by_whatever_process_and_run(bad: Path):
@@ -660,12 +797,13 @@ def test_thirty_masks_and_none_are_both_usable(bad: Path):
     assert [len(sample.masks) for sample in open_data(bad)] == [30, 0]
 
 
-def test_a_picture_that_lies_on_its_side_has_the_size_that_it_is_shown_in():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_picture_that_lies_on_its_side_has_the_size_that_it_is_shown_in(kind: str):
     file = io.BytesIO()
     picture = Image.new("RGB", (40, 20))
     exif = picture.getexif()
     exif[0x0112] = 6
-    picture.save(file, "JPEG", exif=exif)
+    picture.save(file, kind, exif=exif)
     sample = Sample(file.getvalue(), [], [])
     assert sample.size() == sample.picture().size == (20, 40)
 

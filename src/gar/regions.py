@@ -10,6 +10,7 @@ whose centres lie in it, so that shapes that share an edge share no pixel.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -69,7 +70,8 @@ class Region:
             ValueError: the file cannot be read, the array is not a mask, or nothing is set.
         """
         if isinstance(mask, (str, os.PathLike)):
-            array, name = _read_mask(mask), f"mask {os.fspath(mask)}"
+            name = f"mask {os.fspath(mask)}"
+            array = read_mask(mask, name)
         else:
             array, name = _as_mask(mask), "mask"
         if not array.any():
@@ -188,7 +190,7 @@ class Region:
             if self.kind == "box":  # as a polygon, it is filled by the same rule
                 (x0, y0), (x1, y1) = xy
                 xy = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-            mask = _fill(xy, width, height)
+            mask = fill(xy, width, height)
         if not mask.any():
             raise ValueError(f"{self} holds no pixel's centre in the picture of {width}x{height}: make it larger")
         return Located.from_mask(mask, self.origin or self)
@@ -285,7 +287,7 @@ def rle_area(rle: dict[str, Any]) -> int:
     return sum(_rle_runs(rle)[1::2])
 
 
-def _upright(image: str | os.PathLike[str] | Image.Image, name: str) -> Image.Image:
+def _upright(image: str | os.PathLike[str] | io.BytesIO | Image.Image, name: str) -> Image.Image:
     """Decode and rotate as EXIF says: a copy. `name` begins every error."""
     try:
         if isinstance(image, Image.Image):
@@ -305,9 +307,9 @@ def _upright(image: str | os.PathLike[str] | Image.Image, name: str) -> Image.Im
         raise ValueError(f"{name}: cannot be read, it may be damaged: {reason}") from error
 
 
-def _read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """A mask file as bool (H, W), by the rule of `Region.mask`."""
-    image = _upright(path, f"mask {os.fspath(path)}")
+def read_mask(file: str | os.PathLike[str] | io.BytesIO, name: str) -> np.ndarray:
+    """A mask file as bool (H, W), which may be empty, by the rule of `Region.mask`. Raises ValueError, `name` first."""
+    image = _upright(file, name)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # of these, black is not nothing everywhere
@@ -339,7 +341,7 @@ def _coordinates(kind: str, points: Sequence[Sequence[float]], normalized: bool)
     """Finite (x, y) pairs, in 0..1 where normalized."""
     try:
         array = np.array(points, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{kind} {str(points)[:80]}: every coordinate must be a number") from error
     if array.ndim != 2 or array.shape[1] != 2 or not array.size:
         raise ValueError(f"{kind} has coordinates of shape {array.shape}: it needs one or more (x, y) pairs")
@@ -351,16 +353,17 @@ def _coordinates(kind: str, points: Sequence[Sequence[float]], normalized: bool)
     return tuple((float(x), float(y)) for x, y in array)
 
 
-def _fill(xy: np.ndarray, width: int, height: int) -> np.ndarray:
+def fill(xy: np.ndarray, width: int, height: int) -> np.ndarray:
     """Bool (H, W): the pixels whose centres lie inside the closed line xy (N, 2), left and top edges included.
 
-    Even-odd rule: every edge flips the pixels to its right in the rows that it crosses.
+    The line may reach out of the picture. Even-odd rule: every edge flips the pixels to its right in the rows that it
+    crosses.
     """
     flips = np.zeros((height, width + 1), bool)
     for (xa, ya), (xb, yb) in zip(xy, np.roll(xy, -1, axis=0), strict=True):
         if ya > yb:  # one direction for both polygons that share the edge: the same rounding, so no gap and no overlap
             xa, ya, xb, yb = xb, yb, xa, ya
-        rows = np.arange(np.ceil(ya - 0.5), np.ceil(yb - 0.5))
+        rows = np.arange(max(np.ceil(ya - 0.5), 0), min(np.ceil(yb - 0.5), height))
         if rows.size:
             x = xa + (rows + 0.5 - ya) * ((xb - xa) / (yb - ya))
             columns = np.clip(np.ceil(x - 0.5), 0, width)

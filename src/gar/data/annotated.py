@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,20 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from gar.data.sample import MALFORMED, Sample, Turn, Unusable
-from gar.regions import DAMAGED, Region, prompt_name
+from gar.data.files import INLINE
+from gar.data.sample import MALFORMED, Sample, Turn, Unusable, write_whole
+from gar.regions import Located, Region, fill, prompt_name
 
 FILE = "file"  # in `Sample.meta`: the picture's name, beside the annotations
 DROPPED = "dropped"  # in `Sample.meta`: annotations that could not be used, each with its number, reason and detail
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")  # XML holds none of them, or not as they are
 UNNAMED = "region"  # the label of a region without a name, in formats that ask for one
 
+REACH = 10  # times the picture's longer side: coordinates beyond are none
+
 Raw = TypeVar("Raw")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,17 @@ def name_it(k: int) -> str:
     return f"What is {prompt_name(k)}?"
 
 
+def _blank(text: Any) -> bool:
+    return not text or isinstance(text, str) and not text.strip()
+
+
 def annotated(image: bytes, annotations: Sequence[Annotation], turns: Iterable[Turn] = (), **fields: Any) -> Sample:
     """A sample with a turn for every name and every description, then further turns."""
     made = []
     for k, annotation in enumerate(annotations):
-        if annotation.name:
+        if not _blank(annotation.name):
             made.append(Turn(name_it(k), annotation.name, "name"))
-        if annotation.text:
+        if not _blank(annotation.text):
             made.append(Turn(describe(k), annotation.text, "detailed"))
     return Sample(image, [a.mask for a in annotations], [*made, *turns], **fields)
 
@@ -62,7 +72,8 @@ def annotations_of(sample: Sample) -> list[Annotation]:
     """The regions of a sample with their names and descriptions.
 
     Raises:
-        ValueError: it holds a question of another kind, or two names or descriptions of one region.
+        ValueError: it holds a question of another kind, two names or descriptions of one region, a name that says that
+            there is none, or a character that not every format can hold.
     """
     answers = {turn.question: turn.answer for turn in sample.turns}
     found = [
@@ -74,10 +85,21 @@ def annotations_of(sample: Sample) -> list[Annotation]:
             f"a sample with {len(sample.turns)} turns about {len(found)} regions: the format holds only a name and a "
             "description of each; write JSONL or Parquet"
         )
+    for region in found:
+        if region.name == UNNAMED or _CONTROL.search(region.name + region.text):
+            shown = (region.name + region.text)[:40]
+            raise ValueError(f"{shown!r} of a region would not come back from the format: write JSONL or Parquet")
     return found
 
 
-def gather(raws: Iterable[Raw], make: Callable[[Raw], Annotation]) -> tuple[dict[int, Annotation], dict[str, Any]]:
+def said(text: str) -> str:
+    """A text without space around it. Raises Unusable where nothing is left."""
+    if not text.strip():
+        raise Unusable("no text", "an empty text")
+    return text.strip()
+
+
+def gather(raws: Iterable[Raw], make: Callable[[Raw], Made]) -> tuple[dict[int, Made], dict[str, Any]]:
     """Annotations by their number in the file, and as `Sample.meta` those that could not be used, with the reason."""
     kept, dropped = {}, []
     for number, raw in enumerate(raws):
@@ -105,17 +127,18 @@ def box_in(x0: float, y0: float, x1: float, y1: float, width: int, height: int) 
 
 
 def polygon_in(points: Any, width: int, height: int) -> dict[str, Any]:
-    """A closed line, (x, y) pairs in pixels, as COCO RLE; cut like a box."""
-    inside = np.clip(np.array(points, float).reshape(-1, 2), 0, (width, height))
-    return rle_of(Region.polygon(inside.tolist()), width, height)
+    """A closed line, (x, y) pairs in pixels, as COCO RLE; cut like a box. Raises as `in_reach`, `Region.polygon`."""
+    region = Region.polygon(in_reach(points, width, height).reshape(-1, 2).tolist())
+    return Located.from_mask(fill(np.array(region.coordinates), width, height), region).rle()
 
 
-def mask_pixels(content: bytes, mode: str) -> np.ndarray:
-    """The decoded pixels of a mask file, uint8: "L" (H, W) or "RGB" (H, W, 3). Raises Unusable where it is damaged."""
-    try:
-        return np.asarray(Image.open(io.BytesIO(content)).convert(mode))
-    except DAMAGED as error:
-        raise Unusable("damaged mask", str(error) or type(error).__name__) from error
+def in_reach(coordinates: Any, width: int, height: int) -> np.ndarray:
+    """Coordinates as numbers. Raises Unusable where one is no number, or lies ten pictures away and must be a mistake:
+    filling so large a shape can take forever."""
+    array = np.array(coordinates, float)
+    if not (np.abs(array) <= REACH * max(width, height)).all():
+        raise Unusable("damaged mask", f"a coordinate far outside of the picture of {width}x{height}, or no number")
+    return array
 
 
 def place_picture(sample: Sample, folder: Path) -> str:
@@ -125,7 +148,7 @@ def place_picture(sample: Sample, folder: Path) -> str:
         ValueError: another picture has its name there, or it would be written outside of the folder.
     """
     name = sample.meta.get(FILE)
-    if name is None:
+    if name is None or name.startswith(INLINE):
         with Image.open(io.BytesIO(sample.image)) as opened:
             kind = (opened.format or "png").lower()
         name = f"pictures/{hashlib.sha256(sample.image).hexdigest()[:16]}.{kind}"  # exports may share a folder
@@ -135,8 +158,7 @@ def place_picture(sample: Sample, folder: Path) -> str:
     if not path.exists():
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"picture {name} is not there, and would have to be written outside of {folder}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.image)
+        write_whole(path, sample.image)
     elif path.read_bytes() != sample.image:
         raise ValueError(f"{path} is another picture than that of the sample: write to another folder, or rename one")
     return name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import posixpath
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from gar.data.sample import Unusable
+
+INLINE = "data:"  # so begins a name that is the file itself, in base64
 
 
 class Folder:
@@ -45,16 +49,21 @@ class Folder:
         return system.isfile(path)
 
     def read(self, name: str) -> bytes:
-        """A file's content. `name` may be a path in the folder, an absolute path, or a URL of its own.
+        """A file's content. `name` may be a path in the folder, an absolute path, a URL, or "data:...;base64,...".
 
         Raises:
             Unusable: no such file.
         """
+        if name.startswith(INLINE):
+            return base64.b64decode(name.partition(",")[2])
         system, path = self._find(name)
         try:
             return system.cat_file(path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise Unusable("missing file", f"{name} in {self.url}") from error
+        except OSError as error:
+            absent = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+            if not absent and error.errno != errno.ENAMETOOLONG:
+                raise
+            raise Unusable("missing file", f"{name[:80]} in {self.url}") from error
 
     @contextmanager
     def local(self, name: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ questions stand in "turns", where `<PromptN>` names region N.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -15,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gar.data.annotated import FILE, Annotation, annotated, annotations_of, mask_pixels, place_picture, rle_of
+from gar.data.annotated import FILE, Annotation, annotated, annotations_of, box_in, place_picture, polygon_in, rle_of
 from gar.data.files import Folder
 from gar.data.sample import Sample, Unusable, replacing, turn_of
 from gar.data.stream import Lazy
-from gar.regions import Region
+from gar.regions import Region, read_mask
 
 
 def open_jsonl(folder: Folder, name: str, pictures: Folder) -> Sequence[Sample]:
@@ -29,11 +30,16 @@ def open_jsonl(folder: Folder, name: str, pictures: Folder) -> Sequence[Sample]:
 
 
 def line_sample(line: bytes, pictures: Folder) -> Sample:
-    """One line -> the sample. Raises Unusable: no JSON, no picture, or a region that is none."""
+    """One line -> the sample. Raises Unusable: no JSON, or as `record_sample`."""
     try:
         fields = json.loads(line)
     except ValueError as error:
         raise Unusable("malformed record", f"{line[:60]!r} is not JSON: {error}") from error
+    return record_sample(fields, pictures)
+
+
+def record_sample(fields: dict[str, Any], pictures: Folder) -> Sample:
+    """What stands in a line -> the sample. Raises Unusable: no picture, or a region that is none."""
     image = pictures.read(fields["image"])
     size = Sample(image, [], []).size()
     annotations = [_annotation(region, size, pictures) for region in fields.get("regions", ())]
@@ -78,14 +84,15 @@ def _annotation(region: dict[str, Any], size: tuple[int, int], pictures: Folder)
         return Annotation(region["rle"], name, text)
     try:
         if "box" in region:
-            drawn = Region.box(*region["box"])
+            mask = box_in(*region["box"], *size)
         elif "polygon" in region:
-            drawn = Region.polygon(region["polygon"])
+            mask = polygon_in(region["polygon"], *size)
         elif "mask" in region:
-            drawn = Region.mask(mask_pixels(pictures.read(region["mask"]), "L"))
+            array = read_mask(io.BytesIO(pictures.read(region["mask"])), f"mask {region['mask'][:80]}")
+            mask = rle_of(Region.mask(array), *size)
         else:
             raise Unusable("malformed record", f"a region of {list(region)}: it needs a box, polygon, rle or mask")
-        return Annotation(rle_of(drawn, *size), name, text)
+        return Annotation(mask, name, text)
     except Unusable:
         raise
     except ValueError as error:

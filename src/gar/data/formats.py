@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gar.data.files import Folder
-from gar.data.folder import open_jsonl
+from gar.data.folder import open_jsonl, record_sample
 from gar.data.published import coco_samples, psg_samples, refcoco_samples, visual_genome_samples
 from gar.data.released import open_table, released_sample
 from gar.data.sample import MALFORMED, Sample
@@ -25,6 +26,15 @@ KNOWN = (
 
 
 Opener = Callable[[Folder, str, Folder], Sequence[Sample]]
+
+
+_OPENERS: dict[str, Opener] = {
+    ".parquet": open_table,
+    ".arrow": open_table,
+    ".jsonl": open_jsonl,
+    ".xml": open_cvat,
+}
+_SPLIT = re.compile("(train|validation|val|test)(?![a-z])")  # how the names of a split's files begin
 
 
 def open_data(path: str | Path, *, pictures: str | Path | None = None, rejects: str | Path | None = None) -> Data:
@@ -71,14 +81,14 @@ def _recognise(names: list[str], folder: Folder, url: str) -> tuple[Opener, list
     """How to open the files of a folder (or one file), and which of them."""
     if "state.json" in names and (listed := _data_files(folder)):
         return open_table, listed
-    for suffix, opener in (
-        (".parquet", open_table),
-        (".arrow", open_table),
-        (".jsonl", open_jsonl),
-        (".xml", open_cvat),
-    ):
-        if chosen := [name for name in names if name.endswith(suffix)]:
-            return opener, chosen
+    found = {suffix: chosen for suffix in _OPENERS if (chosen := [name for name in names if name.endswith(suffix)])}
+    if len(found) > 1:
+        raise ValueError(f"{url} holds {' and '.join(found)} files: name one, or move the others away")
+    for suffix, chosen in found.items():
+        splits = sorted({split[0] for split in map(_SPLIT.match, chosen) if split})
+        if len(splits) > 1:
+            raise ValueError(f"{url} holds splits ({', '.join(splits)}): name a file of one, or move the others away")
+        return _OPENERS[suffix], chosen
     if "dataset_dict.json" in names:
         splits = ", ".join(name for name in names if name != "dataset_dict.json")
         raise ValueError(f"{url} holds several splits: name the folder of one ({splits})")
@@ -129,6 +139,8 @@ def open_json(folder: Folder, name: str, pictures: Folder) -> Sequence[Sample]:
         keys = set(content[0])
         if keys >= {"image", "conversations"}:
             return Lazy(content, partial(released_sample, pictures=pictures))
+        if "image" in keys and keys & {"regions", "turns"}:
+            return Lazy(content, partial(record_sample, pictures=pictures))
         if "regions" in keys:
             return visual_genome_samples(content, pictures)
         if keys >= {"data", "annotations"}:

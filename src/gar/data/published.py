@@ -24,9 +24,10 @@ from gar.data.annotated import (
     annotations_of,
     box_in,
     gather,
+    in_reach,
     labelled,
-    mask_pixels,
     place_picture,
+    said,
 )
 from gar.data.files import Folder
 from gar.data.sample import Sample, Turn, Unusable, write_whole
@@ -37,6 +38,7 @@ Raw = dict[str, Any]
 Row = tuple[Raw | None, list[Raw]]
 
 CAPTION = "Describe the picture."
+TRAIN = "train"  # the split of RefCOCO that is for training
 _REFER = "Which words tell {} from everything else in the picture?"
 
 
@@ -45,7 +47,7 @@ def coco_samples(content: Raw, pictures: Folder) -> Sequence[Sample]:
 
     The file's description of itself is the source of its samples, and each has the licence of its picture.
     """
-    names = {category["id"]: category["name"].replace("_", " ") for category in content.get("categories", ())}
+    names = {category["id"]: _category(category) for category in content.get("categories", ())}
     rows = _rows(content["images"], content["annotations"])
     licences = {licence["id"]: licence.get("name", "") for licence in content.get("licenses", ())}
     source = (content.get("info") or {}).get("description") or ""
@@ -53,10 +55,10 @@ def coco_samples(content: Raw, pictures: Folder) -> Sequence[Sample]:
 
 
 def refcoco_samples(content: list[Raw], instances: Raw, pictures: Folder) -> Sequence[Sample]:
-    """RefCOCO, RefCOCO+, RefCOCOg: what people said to point at an object.
+    """RefCOCO, RefCOCO+, RefCOCOg: what people said to point at an object. References of a test are dropped.
 
     Args:
-        content: the references, {"image_id", "ann_id", "sentences": [{"raw" or "sent"}]}.
+        content: the references, {"image_id", "ann_id", "split", "sentences": [{"raw" or "sent"}]}.
         instances: the COCO file that they refer to.
     """
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
@@ -122,29 +124,44 @@ def _coco_sample(row: Row, names: dict[int, str], licences: dict[Any, str], sour
     image, raws = _listed(row)
     # LVIS gives no name of the file, but the address that ends in one.
     name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
-    turns = [Turn(CAPTION, raw["caption"].strip(), "caption") for raw in raws if _is_caption(raw)]
 
-    def make(raw: Raw) -> Annotation:
+    def make(raw: Raw) -> Annotation | Turn:
+        if _is_caption(raw):
+            return Turn(CAPTION, said(raw["caption"]), "caption")
         return Annotation(_mask(raw, image), labelled(names[raw["category_id"]]), raw.get("caption", ""))
 
-    kept, dropped = gather((raw for raw in raws if not _is_caption(raw)), make)
+    kept, dropped = gather(raws, make)
+    regions = [made for made in kept.values() if isinstance(made, Annotation)]
+    captions = [made for made in kept.values() if isinstance(made, Turn)]
     origin = {"source": source, "licence": licences.get(image.get("license"), "")}
-    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped, **origin)
+    return annotated(pictures.read(name), regions, captions, meta={FILE: name} | dropped, **origin)
 
 
 def _refcoco_sample(row: Row, annotations: dict[int, Raw], pictures: Folder) -> Sample:
     image, references = _listed(row)
-    kept, dropped = gather(references, lambda reference: Annotation(_mask(annotations[reference["ann_id"]], image)))
-    turns = []
-    for k, number in enumerate(kept):
-        for sentence in references[number]["sentences"]:
-            turns.append(Turn(_REFER.format(prompt_name(k)), sentence.get("raw") or sentence["sent"], "referring"))
+
+    def make(reference: Raw) -> tuple[Annotation, list[str]]:
+        if (split := reference.get("split", TRAIN)) != TRAIN:
+            raise Unusable("not for training", f"a reference of the split {split}")
+        phrases = [sentence.get("raw") or sentence["sent"] for sentence in reference["sentences"]]
+        phrases = [phrase for phrase in phrases if phrase.strip()]
+        if not phrases:
+            raise Unusable("no text", "nothing is said of it")
+        return Annotation(_mask(annotations[reference["ann_id"]], image)), phrases
+
+    kept, dropped = gather(references, make)
+    turns = [
+        Turn(_REFER.format(prompt_name(k)), phrase, "referring")
+        for k, (_, phrases) in enumerate(kept.values())
+        for phrase in phrases
+    ]
     name = image["file_name"]
-    return annotated(pictures.read(name), [*kept.values()], turns, meta={FILE: name} | dropped)
+    return annotated(pictures.read(name), [region for region, _ in kept.values()], turns, meta={FILE: name} | dropped)
 
 
 def _psg_sample(row: Raw, names: list[str], predicates: list[str], pictures: Folder) -> Sample:
-    ids = mask_pixels(pictures.read(row["pan_seg_file_name"]), "RGB").astype(np.int32) @ (1, 256, 65536)
+    segmentation = Sample(pictures.read(row["pan_seg_file_name"]), [], [])
+    ids = np.asarray(segmentation.picture(), np.int32) @ (1, 256, 65536)
 
     def make(segment: Raw) -> Annotation:
         return Annotation(Located.from_mask(ids == segment["id"]).rle(), names[segment["category_id"]])
@@ -170,14 +187,21 @@ def _visual_genome_sample(row: Raw, pictures: Folder) -> Sample:
     image = pictures.read(name)
     size = Sample(image, [], []).size()
 
-    def make(raw: Raw) -> Annotation:
+    def make(raw: Raw) -> tuple[Annotation, str]:
         x, y = raw["x"], raw["y"]
-        return Annotation(box_in(x, y, x + raw["width"], y + raw["height"], *size))
+        return Annotation(box_in(x, y, x + raw["width"], y + raw["height"], *size)), said(raw["phrase"])
 
     kept, dropped = gather(row["regions"], make)
-    phrases = ((k, row["regions"][number]["phrase"].strip()) for k, number in enumerate(kept))
-    turns = [Turn(f"Describe {prompt_name(k)} in a few words.", phrase, "phrase") for k, phrase in phrases]
-    return annotated(image, [*kept.values()], turns, meta={FILE: name} | dropped)
+    turns = [
+        Turn(f"Describe {prompt_name(k)} in a few words.", phrase, "phrase")
+        for k, (_, phrase) in enumerate(kept.values())
+    ]
+    return annotated(image, [region for region, _ in kept.values()], turns, meta={FILE: name} | dropped)
+
+
+def _category(category: Raw) -> str:
+    """Its name; LVIS, which gives a synset for each, writes one of several words with "_" between."""
+    return category["name"].replace("_", " ") if "synset" in category else category["name"]
 
 
 def _rows(images: Sequence[Raw], raws: Iterable[Raw]) -> list[Row]:
@@ -208,12 +232,12 @@ def segmentation_rle(drawn: Any, height: int, width: int) -> dict[str, Any]:
     """A COCO segmentation as compressed RLE: its runs, or its polygons, filled as COCO fills them and joined.
 
     Raises:
-        ValueError: a polygon has under three points.
+        ValueError: a polygon has under three points, or as `in_reach`.
     """
     if isinstance(drawn, dict):
         runs = drawn if isinstance(drawn["counts"], str) else coco.frPyObjects(cast(Any, drawn), height, width)
     else:
-        if any(len(line) < 6 or len(line) % 2 or not np.isfinite(line).all() for line in drawn):
+        if any(len(in_reach(line, width, height)) < 6 or len(line) % 2 for line in drawn):
             raise ValueError("a polygon needs three points or more, as x and y in turn")
         runs = coco.merge(coco.frPyObjects(drawn, height, width))
     counts: Any = runs["counts"]

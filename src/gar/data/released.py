@@ -6,7 +6,6 @@ it does not, answer k describes mask k, and the published code throws the questi
 
 from __future__ import annotations
 
-import base64
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -77,7 +76,7 @@ def released_sample(row: dict[str, Any], pictures: Folder) -> Sample:
     """
     masks = row["mask_rle"] or []
     masks = [masks] if isinstance(masks, dict) else masks
-    masks = [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in masks]
+    masks = [{"size": list(mask["size"]), "counts": _text(mask["counts"])} for mask in masks]
     said = [(line["from"], line["value"].replace(_PICTURE, "").strip()) for line in row["conversations"]]
     if [who for who, _ in said] != ["human", "gpt"] * (len(said) // 2):
         raise Unusable("no text", f"speakers {[who for who, _ in said][:6]}: expected human and gpt in turn")
@@ -97,10 +96,15 @@ def write_released(samples: Iterable[Sample], folder: str | Path, max_shard_size
 
     The format holds pictures, masks and texts, no types, choices, sources or licences. Samples come back as they are if
     they have no more than that, and either one description per mask, or questions that name a region.
+
+    Raises:
+        ValueError: something is in the folder.
     """
     import datasets
 
     folder = Path(folder)
+    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is there and not empty: name another folder")
     temporary, cache = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.cache")
     text = datasets.Value("string")
     features = datasets.Features(
@@ -151,12 +155,17 @@ def _picture(image: Any, pictures: Folder) -> bytes:
         return image
     if not image:
         raise Unusable("missing file", "the row has no picture")
-    if image.startswith("data:"):
-        return base64.b64decode(image.partition(",")[2])
     return pictures.read(image)
+
+
+def _text(counts: Any) -> Any:
+    return counts.decode() if isinstance(counts, bytes) else counts
 
 
 def _mapped(path: str) -> Any:
     import pyarrow as pa
 
-    return pa.ipc.open_stream(pa.memory_map(path)).read_all()
+    mapped = pa.memory_map(path)
+    kind = pa.ipc.open_file if mapped.read(6) == b"ARROW1" else pa.ipc.open_stream
+    mapped.seek(0)
+    return kind(mapped).read_all()

@@ -34,7 +34,7 @@ class Unusable(ValueError):
 
 
 # What comes of looking into input for what is not there, or is something else.
-MALFORMED = (AttributeError, KeyError, IndexError, TypeError, RecursionError)
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, RecursionError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Sample:
         """(width, height) of the upright picture, by its header. Raises Unusable as `picture`."""
         opened = self._open()
         width, height = opened.size
-        return (height, width) if opened.getexif().get(0x0112) in _SIDEWAYS else (width, height)
+        turned = opened.format != "TIFF" and opened.getexif().get(0x0112) in _SIDEWAYS  # Pillow has turned a TIFF
+        return (height, width) if turned else (width, height)
 
     def check(self) -> None:
         """Find, without decoding the picture, what would make this sample useless in training.
@@ -113,6 +114,8 @@ class Sample:
                     raise Unusable("malformed record", f"{text!r} in the {name} of a turn: expected a text")
             if not all(text.strip() for text in texts):
                 raise Unusable("no text", f"an empty question, answer or choice: {str(texts)[:80]}")
+            if turn.choices and turn.answer not in turn.choices:
+                raise Unusable("malformed record", f"the answer {turn.answer[:80]!r} is not among the choices")
             missing = [k for text in texts for k in prompts_named(text) if k >= len(self.masks)]
             if missing:
                 raise Unusable("name without mask", f"<Prompt{missing[0]}> with {len(self.masks)} mask(s)")
@@ -191,17 +194,24 @@ def read_shards(folder: str | Path) -> Iterator[Sample]:
 
 
 def sample_of(row: dict[str, Any]) -> Sample:
-    """A row of a shard -> the sample."""
-    return Sample(
+    """A row of a shard -> the sample; `source`, `licence`, `meta` may be absent. Raises Unusable where it is none."""
+    sample = Sample(
         image=row["image"],
         masks=json.loads(row["masks"]),
         turns=[turn_of(turn) for turn in json.loads(row["turns"])],
-        source=row["source"],
-        licence=row["licence"],
-        meta=json.loads(row["meta"]),
+        source=row.get("source") or "",
+        licence=row.get("licence") or "",
+        meta=json.loads(row.get("meta") or "{}"),
     )
+    for name, kind in (("image", bytes), ("masks", list), ("meta", dict)):
+        if not isinstance(value := getattr(sample, name), kind):
+            raise Unusable("malformed record", f"{name} is {str(value)[:40]}: expected {kind.__name__}")
+    return sample
 
 
 def turn_of(said: dict[str, Any]) -> Turn:
-    """The fields of a turn, as `asdict` gives them to JSON -> the turn."""
-    return Turn(**{**said, "choices": tuple(said.get("choices", ()))})
+    """The fields of a turn, as `asdict` gives them to JSON -> the turn. Raises Unusable: choices are no list."""
+    choices = said.get("choices", [])
+    if not isinstance(choices, (list, tuple)):
+        raise Unusable("malformed record", f"choices {str(choices)[:40]!r}: expected a list of texts")
+    return Turn(**{**said, "choices": tuple(choices)})

@@ -233,15 +233,16 @@ class Data:
 
     def _take(self, shard: int, row: int, make: Make | None = None, seed: str = "") -> Any:
         """A sample or what is made of it; None where it is rejected."""
-        record, sample = self._record(shard, row), None
+        record, picture = self._record(shard, row), ""
         try:
             sample = self._samples(shard)[row]
-            sample.check()
+            picture = str(sample.meta.get(FILE, ""))[:80]
             for number, error in _dropped(sample):
                 self.rejects.add(f"{record} annotation {number}", error)
+            sample.check()
             return sample if make is None else made_of(sample, make, random.Random(seed))
         except ValueError as error:
-            self.rejects.add(record, error, sample.meta.get(FILE, "") if sample is not None else "")
+            self.rejects.add(record, error, picture)
         return None
 
     def _record(self, shard: int, row: int) -> str:

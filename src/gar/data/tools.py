@@ -7,13 +7,15 @@ A region's label is its name, and its text field ("textarea" in Label Studio, th
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
@@ -27,7 +29,6 @@ from gar.data.annotated import (
     box_in,
     gather,
     labelled,
-    mask_pixels,
     place_picture,
     polygon_in,
     rle_of,
@@ -35,7 +36,7 @@ from gar.data.annotated import (
 from gar.data.files import Folder
 from gar.data.sample import Sample, Unusable, write_whole
 from gar.data.stream import Lazy
-from gar.regions import Located, Region
+from gar.regions import Located, Region, read_mask
 
 _SIZES = (3, 4, 8, 16)  # bits of a run's length in Label Studio's masks, from short runs to long ones
 
@@ -134,7 +135,7 @@ def labelme_samples(names: Sequence[str], folder: Folder, pictures: Folder) -> S
 
 def _label_studio_sample(task: dict[str, Any], pictures: Folder) -> Sample:
     fields = task["data"]
-    name = _picture_name(fields["image"] if "image" in fields else next(iter(fields.values())))
+    name = _picture_name(fields["image"] if "image" in fields else next(iter(fields.values())), pictures)
     image = pictures.read(name)
     done = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
     # A relation joins two regions, and has no value.
@@ -177,13 +178,14 @@ def _label_studio_mask(result: dict[str, Any]) -> dict[str, Any]:
     return _turned_box((x, y), (0, 0, w, h), value.get("rotation", 0), width, height)  # about its top left corner
 
 
-def _picture_name(given: str) -> str:
+def _picture_name(given: str, pictures: Folder) -> str:
     """A picture's name from Label Studio's own addresses, which mean nothing outside of it; others are kept."""
     parts = urlsplit(given)
     if parts.path.endswith("/data/local-files/"):
         return parse_qs(parts.query)["d"][0]
     if "/data/upload/" in parts.path:  # it puts eight letters before the name that was uploaded
-        return parts.path.rpartition("/")[2]
+        name = unquote(parts.path.rpartition("/")[2])
+        return next(filter(pictures.has, (name, re.sub("^[0-9a-f]{8}-", "", name))), name)
     return given
 
 
@@ -243,7 +245,7 @@ def _cvat_sample(element: ElementTree.Element, pictures: Folder) -> Sample:
     def make(shape: ElementTree.Element) -> Annotation:
         texts = {attribute.attrib["name"]: attribute.text or "" for attribute in shape.findall("attribute")}
         mask = _cvat_mask(shape.tag, shape.attrib, width, height)
-        return Annotation(mask, labelled(shape.attrib["label"]), texts.get("text", "").strip())
+        return Annotation(mask, labelled(shape.attrib["label"]), texts.get("text", ""))
 
     kept, dropped = gather(element, make)
     name = fields["name"]
@@ -301,7 +303,7 @@ def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, A
         radius = np.hypot(*(points[1] - points[0]))
         return _ellipse(points[0], (radius, radius), 0, width, height)
     if kind == "mask":
-        part = mask_pixels(base64.b64decode(shape["mask"]), "L") > 0
+        part = read_mask(io.BytesIO(base64.b64decode(shape["mask"])), "mask")
         x, y = points.min(0).astype(int)
         mask = np.zeros((height, width), bool)
         mask[y : y + part.shape[0], x : x + part.shape[1]] = part
