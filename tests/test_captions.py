@@ -34,6 +34,10 @@ def whole_bleu(captions: list[str], references: list[list[str]]) -> float:
     return float(bleu(np.array(counts, float).sum(0, keepdims=True))[0])
 
 
+def test_words_are_those_of_any_script():
+    assert words("Красная чашка, café!") == "красная чашка café" and words("红色的杯子。在桌上") == "红色的杯子 在桌上"
+
+
 def test_bleu_of_a_sum_done_by_hand():
     # Of 4 words 3 are in the reference, of 3 pairs 2, of 2 triples 1; of one quadruple none, which counts as a half.
     expected = 100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25

@@ -24,9 +24,11 @@ Grams = tuple[str, ...]
 def words(text: str) -> str:
     """Lower-case words with single spaces between them, without punctuation.
 
-    Close to what the COCO captions' tokenizer (of Java) leaves of a text, but it does not split "it's".
+    Close to what the COCO captions' tokenizer (of Java) leaves of a text, but it does not split "it's". Letters are
+    those of any script; a script that puts no spaces between words, as Chinese, is left as one word from one
+    punctuation mark to the next, so that only whole clauses can be shared.
     """
-    return " ".join(re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", text.lower()))
+    return " ".join(re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text.lower()))
 
 
 def figures_beside(
