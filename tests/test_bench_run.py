@@ -292,8 +292,32 @@ def test_missing_pictures_are_counted_and_without_any_there_is_nothing_to_run(vq
         (tmp_path / f"images/vqa_{name}.png").unlink()
     assert run(*vqa, fake, tmp_path / "out.jsonl") == {"the picture is missing": 5}
     (tmp_path / "images/vqa_5.png").unlink()
-    with pytest.raises(ValueError, match="vqa_0.png: no such file"):
+    with pytest.raises(ValueError, match="can be asked: the picture is missing"):
         run(*vqa, fake, tmp_path / "other.jsonl")
+
+
+def test_items_of_which_nothing_can_be_asked_are_told(vqa: Task, tmp_path: Path):
+    fake: Any = small.FakePredictor(prompts=16)
+    nowhere = replace(vqa[1][0], id="nowhere", masks=(), question=None, choices=())
+    open_one = replace(vqa[1][0], id="open", masks=(), choices=())
+    for view in ("as-is", "gray", "distractors", "2-regions"):
+        out = tmp_path / f"{view}.jsonl"
+        assert run(vqa[0], [nowhere, open_one], vqa[2], fake, out, view=view) == {"there is no region to describe": 1}
+        assert [row["id"] for row in lines(out)[1:]] == ["open"]
+    for items, reason in (([], "there is none"), ([nowhere], "there is no region to describe")):
+        with pytest.raises(ValueError, match=reason):
+            run(vqa[0], items, vqa[2], fake, tmp_path / "none.jsonl")
+
+
+def test_a_file_is_written_by_one_run_at_a_time(vqa: Task, tmp_path: Path):
+    fcntl = pytest.importorskip("fcntl", reason="there are no such locks")
+    run(*vqa, cast(Any, small.FakePredictor()), tmp_path / "out.jsonl")
+    before = (tmp_path / "out.jsonl").read_bytes()
+    with (tmp_path / "out.jsonl").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another run is writing it"):
+            run(*vqa, cast(Any, small.FakePredictor()), tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
 def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa: Task, tmp_path: Path):
@@ -304,6 +328,10 @@ def test_in_circles_each_question_is_asked_in_every_order_on_one_encoding(vqa: T
     # The fake says one letter whatever the order: right in one order of each item, so never in all.
     assert found["scores"]["accuracy"]["value"] == 0 and found["n"] == 6
     assert found["scores"]["mean over orders"]["value"] == pytest.approx((5 / 4 + 1 / 2) / 6, abs=1e-6)
+    # So it means each choice once, of which the item's own order has another letter.
+    rows = {row["id"]: row for row in found["items"]}
+    assert sorted(rows["0"]["answer"].split(", ")) == [*"ABCD"] and rows["0"]["truth"] == "A"
+    assert {row["explanation"] for row in rows.values()} == {"right in 1 of 4 orders", "right in 1 of 2 orders"}
 
 
 @pytest.mark.parametrize(
@@ -592,7 +620,7 @@ def test_distractors_are_objects_outside_of_the_regions():
 def test_a_view_that_changes_nothing_says_so_and_is_counted(vqa: Task, dlc: Task, tmp_path: Path, capsys, monkeypatch):
     picture, all_of_it, corner = Image.new("RGB", (64, 48)), Region.box(0, 0, 64, 48), Region.box(63, 47, 64, 48)
     nothing = {view: [all_of_it] for view in ("gray", "blur", "flipped", "box", "distractors", "dilated")}
-    nothing |= {"eroded": [corner], "shifted": [corner], "2-regions": [all_of_it, corner]}
+    nothing |= {"eroded": [corner], "shifted": [corner], "2-regions": [all_of_it, corner], "mean-feature": [all_of_it]}
     for view, regions in nothing.items():
         assert unchanged(view, (picture, regions), VIEWS[view](picture, regions)), view
     for view in VIEWS:
@@ -765,7 +793,8 @@ def test_an_endpoint_is_asked_no_more_than_the_limit_says(tmp_path: Path, monkey
         out,
     )
     assert "reach the limit of 2" in fails(capsys, *command, "--request-limit", 2, "--rate-limit", 60)
-    assert given == [{"rate_limit": 60.0, "request_limit": 2, "token_limit": None}] and len(lines(out)) <= 3
+    limits = {"rate_limit": 60.0, "request_limit": 2, "token_limit": None}
+    assert given == [limits | {"sampling": {"temperature": 0, "max_tokens": 256}}] and len(lines(out)) <= 3
 
 
 def test_what_is_left_out_is_told_once_for_all_views(tmp_path: Path, monkeypatch, capsys):
@@ -814,7 +843,10 @@ def test_mistakes_of_a_run_are_one_line(tmp_path: Path, monkeypatch, capsys):
     assert "--data DIR" in fails(capsys, *command)
     assert "no such folder" in fails(capsys, *command, "--data", tmp_path / "nowhere")
     assert "expected one of as-is" in fails(capsys, *command, "--data", tmp_path, "--view", "upside-down")
-    assert "expected left-out" in fails(capsys, *command, "--data", tmp_path, "--many-regions", "all")
+    monkeypatch.setattr(gar.cli, "_load", lambda *how: pytest.fail("the mistake is told before a model is loaded"))
+    nowhere = (*command[:-1], tmp_path / "nowhere/a.jsonl", "--data", tmp_path)
+    assert "no such folder" in fails(capsys, *nowhere)
+    assert "expected one of left-out" in fails(capsys, *command, "--data", tmp_path, "--many-regions", "all")
 
 
 # --- fetch ------------------------------------------------------------------------------------------------------------
@@ -903,6 +935,28 @@ def test_a_file_of_a_data_set_is_checked_by_what_the_hub_lists(
         small.write(listing, content if content else {"error": "gated"})
         with pytest.raises(ValueError, match=said):
             fetch(OfDataset(), to, address)
+
+
+def test_a_list_of_many_pages_is_read_to_its_end(tmp_path: Path):
+    row = {"type": "file", "path": "deep/a.json", "oid": hashlib.sha1(b"blob 3\0[1]").hexdigest()}
+
+    class Pages(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            listing, last = "/tree/" in self.path, "cursor" in self.path
+            self.send_response(200)
+            if listing and not last:
+                self.send_header("Link", f'<{self.path}&cursor=2>; rel="next"')
+            self.end_headers()
+            self.wfile.write(json.dumps([row] if last else [] if listing else [1]).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fetch(OfDataset(), tmp_path, f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    assert (tmp_path / "a.json").read_text() == "[1]"
 
 
 def test_every_benchmark_has_an_address():

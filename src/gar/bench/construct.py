@@ -19,12 +19,13 @@ from typing import Any
 
 from PIL import Image
 
-from gar.bench.check import LETTERS, Row, contents, dealt, write_rows
+from gar.bench.check import Row, contents, dealt, write_rows
 from gar.bench.flags import PUBLISHED_PROMPTS
+from gar.bench.judges import LETTERS
 from gar.bench.task import progress
 from gar.data.annotated import FILE, name_it
 from gar.data.packing import renumber
-from gar.data.sample import Sample, Unusable, replacing
+from gar.data.sample import Sample, Unusable, write_whole
 from gar.data.stream import Data
 from gar.regions import Box, Region, prompt_name, prompts_named
 
@@ -491,8 +492,7 @@ def candidates(
             unused["no question within the limits"] += 1
             continue
         name = f"images/{picture}.{(Image.open(io.BytesIO(sample.image)).format or 'png').lower()}"
-        with replacing(out.parent / name) as temporary:
-            temporary.write_bytes(sample.image)
+        write_whole(out.parent / name, sample.image)
         origin = {"record": record, "source": sample.source, "licence": sample.licence}
         for draft in chosen:
             row, ids = _row(draft, graph, rng)

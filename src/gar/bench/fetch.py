@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urljoin
 
 from gar.bench.task import CACHE, Benchmark
-from gar.data.sample import replacing
+from gar.data.sample import write_whole
 
 HUB = "https://huggingface.co"
 
@@ -37,12 +40,11 @@ def fetch(benchmark: Benchmark, to: Path | None = None, source: str | None = Non
         path = folder / name
         if path.is_file() and _digest(path.read_bytes(), expected) == expected:
             continue
-        content = _download(address)
+        content, _ = _download(address)
         if (found := _digest(content, expected)) != expected:
             kind = "SHA-256" if len(expected) == 64 else "git's SHA-1"
             raise ValueError(f"{address}: {kind} is {found}, expected {expected}: nothing of it was kept")
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        write_whole(path, content)
     return folder
 
 
@@ -52,7 +54,7 @@ def _published(benchmark: Benchmark, source: str | None) -> Iterator[tuple[str, 
         server = (source or HUB).rstrip("/")
         listing = f"{server}/api/datasets/{benchmark.dataset}/tree/main?recursive=1"
         try:
-            rows = [row for row in json.loads(_download(listing)) if row["type"] == "file"]
+            rows = (row for row in _listed(listing) if row["type"] == "file")
             row = next((row for row in rows if PurePosixPath(row["path"]).name == benchmark.annotations), None)
             if row is None:
                 raise ValueError(f"{listing}: there is no {benchmark.annotations} in this data set")
@@ -67,10 +69,20 @@ def _published(benchmark: Benchmark, source: str | None) -> Iterator[tuple[str, 
         raise ValueError(f"{benchmark.name} has no address to fetch it from: see docs/benchmarks.md")
 
 
-def _download(address: str) -> bytes:
+def _listed(address: str) -> Iterator[dict[str, Any]]:
+    """The rows of a list that the hub gives page by page."""
+    page: str | None = address
+    while page:
+        content, page = _download(page)
+        yield from json.loads(content)
+
+
+def _download(address: str) -> tuple[bytes, str | None]:
+    """What lies at an address, and the address of the page after it, where there is one."""
     try:
         with urllib.request.urlopen(address, timeout=60) as response:
-            return response.read()
+            following = re.search(r'<([^>]+)>;\s*rel="next"', response.headers.get("Link", ""))
+            return response.read(), following and urljoin(address, following[1])
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ValueError(f"{address}: {reason}: try again, or another server with --from") from error

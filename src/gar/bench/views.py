@@ -37,7 +37,8 @@ def as_is(picture: Image.Image, regions: Sequence[Region]) -> Shown:
 
 def _inside(picture: Image.Image, regions: Sequence[Region]) -> np.ndarray:
     """The pixels (H, W) of any region."""
-    return np.logical_or.reduce([region.locate(*picture.size).mask for region in regions])
+    nowhere = np.zeros((picture.height, picture.width), bool)
+    return np.logical_or.reduce([nowhere, *(region.locate(*picture.size).mask for region in regions)])
 
 
 def _outside(hidden: Callable[[Image.Image], Image.Image]) -> View:
@@ -219,6 +220,8 @@ def _likely_objects(picture: Image.Image, seed: int, tries: int = 1000) -> list[
 
 def unchanged(name: str, before: Shown, after: Shown) -> bool:
     """Whether a view that should have changed something has not."""
+    if name in FEATURE_VIEWS:
+        return bool(_inside(*before).all())
     if VIEWS[name] is as_is:
         return False
     things, shown = ([picture, *regions] for picture, regions in (before, after))
