@@ -177,6 +177,28 @@ def test_each_verdict_on_an_answer_counts_and_stored_ones_keep_their_judge(tmp_p
     assert found["pairs"][0]["kappa"]["value"] == 0
 
 
+def test_a_judge_asked_in_other_words_or_without_pictures_is_another_one(tmp_path: Path, capsys):
+    small.dlc(tmp_path)
+    answers = small.write(tmp_path / "p.json", {"11": "a cup", "12": "a bus"})
+    ways: list[dict[str, Any]] = [{}, {"text_only": True}, {"wording": "[dlc-bench, wording 1]\nMine: $description"}]
+    for number, how in enumerate(ways):
+        found = scored(benchmark("dlc"), answers, judge=Fixed("A" if number else "B"), **how)
+        write_json(found, tmp_path / f"{number}.json")
+    assert main(["bench", "agreement", *(str(tmp_path / f"{number}.json") for number in range(3))]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("[dlc") == 3 and shown.count("only") == 1 and "1 and 2" in shown
+
+
+def test_a_wording_that_says_published_is_read_strictly_all_the_same(tmp_path: Path):
+    small.dlc(tmp_path)
+    answers = small.write(tmp_path / "p.json", {"11": "a cup"})
+    wording = "as published\n$description $question $choices"
+    found = scored(benchmark("dlc"), answers, judge=Fixed("A. beyond doubt"), wording=wording)
+    write_json(found, tmp_path / "scored.json")
+    again = scored(benchmark("dlc"), answers, verdicts=tmp_path / "scored.json")
+    assert again["unscored"] == found["unscored"] == {"the judge's reply cannot be parsed": 1, "no answer": 2}
+
+
 def test_the_published_judges_of_dlc_agree_as_far_as_their_stored_verdicts_do(shared: Path):
     outputs = shared / "benchmarks/dlc-bench/model_outputs"
     runs = [

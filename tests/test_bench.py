@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 import small_benchmarks as small
+from PIL import Image
 from rich.console import Console
 
 from gar.bench.catalog import BENCHMARKS, benchmark
+from gar.bench.check import read_rows
 from gar.bench.dlc import parse_choice
 from gar.bench.ferret import parse_ratings, postprocess
-from gar.bench.flags import overlay, splits
-from gar.bench.judges import Fixed
+from gar.bench.flags import kinds, overlay, splits
+from gar.bench.judges import Fixed, Reply
 from gar.bench.mdvp import MDVP, published_pairing
 from gar.bench.report import compare, read_scored, scored, table, write_json, write_page
 from gar.bench.statistics import letter_prior, mcnemar, mean, proportion, ratio
 from gar.bench.task import Benchmark, Item, Score, evaluate, in_every_order, load, ordered, read_answers
 from gar.cli import main
+from gar.regions import Region
 
 pytest.importorskip("scipy", reason="intervals need the extra bench")
 
@@ -207,6 +210,11 @@ def test_a_caption_without_a_clear_verdict_is_unscored_and_counted(tmp_path: Pat
         "the judge's reply cannot be parsed": 1, "the verdict is about another answer": 1, "no answer": 1,
     }  # fmt: skip
     assert found["as_published"] == {"accuracy": 0.3333}
+    stored = small.write(tmp_path / "v.json", [row | {"eval_result": None} for row in verdicts[:2]] + verdicts[:1])
+    with pytest.raises(ValueError, match="two rows about images/0.png"):
+        scored(benchmark("simple"), path, verdicts=stored)
+    silent = scored(benchmark("simple"), path, verdicts=small.write(stored, json.loads(stored.read_text())[:2]))
+    assert silent["as_published"] == {} and silent["unscored"]["the judge did not reply"] == 2
 
 
 def test_dlc_leaves_out_unclear_replies_and_caps_an_unrecognised_region(tmp_path: Path):
@@ -237,6 +245,41 @@ def test_dlc_leaves_out_unclear_replies_and_caps_an_unrecognised_region(tmp_path
         scored(benchmark("simple"), other, data=_simple(tmp_path), verdicts=tmp_path / "scored.json")
 
 
+def test_where_nothing_is_asked_of_one_side_dlc_is_the_other_side_alone(tmp_path: Path):
+    small.dlc(tmp_path)
+    questions = json.loads((tmp_path / "qa.json").read_text())
+    small.write(tmp_path / "qa.json", {key: some[:2] for key, some in questions.items()})
+    predictions = small.write(tmp_path / "p.json", {"11": "a cup"})
+    positive = "The object"
+    judge = Fixed("B")
+    judge.ask = lambda question, *_: Reply("A" if positive in question else "B")  # type: ignore
+    found = scored(benchmark("dlc"), predictions, judge=judge)
+    assert found["scores"]["average"] == found["scores"]["positive"] and found["scores"]["average"]["value"] == 1
+    silent = scored(benchmark("dlc"), predictions, judge=Fixed({}))
+    assert silent["as_published"] == {} and silent["unscored"] == {"the judge did not reply": 1, "no answer": 2}
+
+
+def test_items_without_a_name_of_their_own_are_refused(tmp_path: Path):
+    rows = small.gar_vqa(tmp_path)
+    path = tmp_path / "GAR-Bench-VQA.json"
+    for names, said in (([7], "id 7"), (["a@b"], "id 'a@b'"), (["a", "a"], "id 'a'"), ([["a"]], r"id \['a'\]")):
+        small.write(path, [row | {"id": name} for row, name in zip(rows, names, strict=False)])
+        for read in (lambda: load(benchmark("vqa"), path), lambda: read_rows(path)):
+            with pytest.raises(ValueError, match=f"{said}: expected a text without @ that no other item has"):
+                read()
+    small.write(path, [rows[0] | {"type": None}])
+    with pytest.raises(ValueError, match="the type of item 0 is None"):
+        load(benchmark("vqa"), path)
+    small.write(path, [])
+    with pytest.raises(ValueError, match="there is no item"):
+        load(benchmark("vqa"), path)
+    # Without names, items are told apart by their pictures.
+    two = [row | {"image": "images/vqa_0.png", "model_output": "A"} for row in rows[:2]]
+    small.write(path, two)
+    with pytest.raises(ValueError, match="two rows about images/vqa_0.png"):
+        scored(benchmark("vqa"), small.write(tmp_path / "p.json", two), data=path)
+
+
 def _simple(folder: Path) -> Path:
     """A caption of one of `small.gar_vqa`'s pictures."""
     row = {"image": "images/vqa_0.png", "mask_rles": [small.rle(0, 2, 6, 20)], "question": "?", "answer": "It is red."}
@@ -246,11 +289,16 @@ def _simple(folder: Path) -> Path:
 def test_a_judge_is_asked_about_the_others_where_a_picture_is_damaged(tmp_path: Path):
     small.dlc(tmp_path)
     (tmp_path / "images" / "0.jpg").write_text("no picture")
+    Image.new("RGB", (9, 9)).save(tmp_path / "other.png")
     predictions = small.write(tmp_path / "p.json", {"11": "a red cup", "12": "a bus", "13": "glasses"})
     found = scored(benchmark("dlc"), predictions, judge=Fixed("A"))
     assert found["unscored"] == {"the picture is damaged": 2} and found["scores"]["average"]["n"] == 1
     write_page([found], tmp_path / "page.html")
     assert "a red cup" in (tmp_path / "page.html").read_text()
+    (tmp_path / "other.png").rename(tmp_path / "images" / "0.jpg")  # whose size is not that of the masks
+    found = scored(benchmark("dlc"), predictions, judge=Fixed("A"))
+    assert found["unscored"] == {"picture, regions or question are refused": 2}
+    write_page([found], tmp_path / "page.html")
     (tmp_path / "class_names.json").unlink()
     with pytest.raises(ValueError, match="no class_names.json with 13 beside qa.json"):
         scored(benchmark("dlc"), small.write(tmp_path / "q.json", {"13": "glasses"}), judge=Fixed("A"))
@@ -375,6 +423,10 @@ def test_a_live_judge_is_read_strictly_and_a_silent_one_leaves_an_item_unscored(
     assert by(Fixed("7, 4\nwell"))["scores"]["score"]["value"] == 57.142857
     assert by(Fixed("11 4"))["unscored"] == {"the judge's reply cannot be parsed": 4}
     assert by(Fixed({}))["unscored"] == {"the judge did not reply": 4}
+    small.dlc(tmp_path)
+    many = small.write(tmp_path / "many.json", dict.fromkeys(("11", "12", "13"), "a cup"))
+    with pytest.raises(ValueError, match="no reply to 8 questions, the last: there is no fixed reply"):
+        scored(benchmark("dlc"), many, judge=Fixed({}))
 
 
 def test_without_a_judge_answers_are_measured_beside_the_references_that_there_are(tmp_path: Path, capsys):
@@ -417,6 +469,11 @@ def test_an_item_is_right_in_circles_only_where_it_is_right_in_every_order(tmp_p
     assert [score.value for score in found] == [1, 0] and found[1].parts["orders"] == 0.75
     described, rated = Item("d", "", ()), Score(1, "a", parts={"recognised": 1})  # without choices there is one order
     assert in_every_order([described], [rated])[0].parts == {"recognised": 1, "orders": 1}
+    assert ordered([described], "circular") == [described]
+    assert [(score.answer, score.explanation) for score in found] == [
+        (items[0].truth, ""),
+        ("B, B, B, X", "right in 3 of 4 orders"),
+    ]
     del letters[turned[0].id]
     assert in_every_order(items, evaluate(benchmark("vqa"), turned, letters))[0].value is None
 
@@ -461,7 +518,7 @@ def test_the_letter_prior_is_the_most_frequent_right_letter_of_each_type():
     assert letter_prior("AAB" + "C", ["x", "x", "x", "y"]) == {"x": ("A", 2), "y": ("C", 1)}
 
 
-def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
+def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path, capsys):
     rows = small.gar_vqa(tmp_path)
     files = []
     for number, said in enumerate(["ABCDBA", "ABCABB"]):
@@ -474,8 +531,21 @@ def test_two_runs_are_compared_on_the_items_that_both_have(tmp_path: Path):
     assert found["all"]["same_answer"] == 4
     assert found["color"]["difference"]["value"] == 0 and found["relation"]["difference"]["value"] == -0.5
     assert main(["bench", "compare", *map(str, files), "--json"]) == 0
+    capsys.readouterr()
     page = tmp_path / "report.html"
     write_page([read_scored(file) for file in files], page)
+    for command in (("report", *files, "--out", files[0]), ("score", "vqa", "--predictions", tmp_path / "0.json",
+                    "--out", tmp_path / "0.json"), ("score", "vqa", "--predictions", tmp_path / "0.json",
+                    "--out", tmp_path / "GAR-Bench-VQA.json")):  # fmt: skip
+        before = command[-1].read_bytes()
+        assert "would be lost: give another name" in fails(capsys, "bench", *command)
+        assert command[-1].read_bytes() == before
+    small.write(tmp_path / "GAR-Bench-VQA.json", [row | {"question": "Which?"} for row in rows])
+    other = [{"run": {"benchmark": "gar-bench-vqa"}}, {"id": "0", "answer": "A"}]
+    others = [scored(benchmark("vqa"), small.write(tmp_path / "other.jsonl", other)), read_scored(files[0])]
+    for together in (lambda: compare(*others), lambda: write_page(others, page)):
+        with pytest.raises(ValueError, match="0.json: a run of gar-bench-vqa about other items than those before"):
+            together()
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 6 and "What is the color of &lt;Prompt0&gt;?" in text
     assert "http://" not in text and "https://" not in text
@@ -616,12 +686,25 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, capsys):
         for judged in ((), verdicts):
             said = fails(capsys, *score, "dlc", "--predictions", texts, *judged, option, *more)
             assert f"{option}: of no use without --judge URL" in said
+    broken.write_bytes("\ufeff[]".encode("utf-16"))
+    assert "broken.json: not UTF-8" in fails(capsys, *score, "vqa", "--predictions", broken, "--data", tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark, as Windows writes it
+    assert main(["bench", "score", "vqa", "--predictions", str(path), "--json"]) == 0
+    capsys.readouterr()
     assert "not a scored run" in fails(capsys, "bench", "compare", path, path)
 
 
 def test_scores_may_be_unscored_which_is_not_nought():
     assert Score(None, "").value is None and Score(0.0, "").value == 0
     assert splits(benchmark("vqa"), [], []) == {}
+
+
+def test_splits_count_up_and_masks_of_two_pictures_have_no_size():
+    masks = [small.rle(0, 0, 9, 9), Region.box(0, 0, 2, 2).locate(4, 4).rle()]
+    items = [Item(str(k), "", tuple(masks[:1] * k), truth="A") for k in (10, 9, 2)]
+    found = splits(benchmark("vqa"), items, [Score(1, "A")] * 3)
+    assert [*found["regions"]] == ["2", "9", "10"]
+    assert kinds(Item("two", "", tuple(masks))) == {"regions": "2"}
 
 
 def test_answers_of_another_benchmark_are_refused(tmp_path: Path):
@@ -673,7 +756,11 @@ def test_videorefer_d_is_rated_on_four_aspects(tmp_path: Path):
         {"id": 0, **dict.fromkeys(aspects, 5)},
         {"id": 1, aspects[0]: 5},
         {"id": 2, **dict.fromkeys(aspects, 6)},
+        {"id": 0, "pred": "another thing", **dict.fromkeys(aspects, 1)},
     ]
+    other = scored(benchmark("videorefer-d"), path, verdicts=small.write(tmp_path / "v.json", verdicts[3:]))
+    assert other["unscored"] == {"the verdict is about another answer": 1, "no verdict": 2}
+    verdicts.pop()
     found = scored(benchmark("videorefer-d"), path, verdicts=small.write(tmp_path / "v.json", verdicts))
     assert figures(found)["average"] == 5 and sum(found["unscored"].values()) == 2
 

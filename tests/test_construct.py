@@ -338,7 +338,7 @@ def test_what_the_filter_does_is_told_by_type_and_reason(
     dropped = tmp_path / "kept.dropped.jsonl"
     over = [*command[:3], dropped, *runs, "--out", tmp_path / "kept.jsonl"]
     assert (
-        "is the file of the items: give another name" in fails(capsys, *over)
+        "is read here and would be lost: give another name" in fails(capsys, *over)
         and len(rows_of(dropped)) == found["dropped"]
     )
     turned = runs[1].read_text().replace('"as-is"', '"balanced"')

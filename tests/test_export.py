@@ -60,14 +60,19 @@ def test_answers_to_an_exported_task_score_as_anywhere_else(task: Path):
     assert utils.write_predictions([result["predictions"] for result in results]) == 5
     found = scored(benchmark("vqa"), task / "predictions.jsonl", data=task.parent)
     assert [row["value"] for row in found["items"]] == [1, 1, 0, None, 0, 0]
+    content = json.loads((task.parent / "GAR-Bench-VQA.json").read_text())
+    small.write(task.parent / "GAR-Bench-VQA.json", [row | {"question": "Which?"} for row in content])
+    with pytest.raises(ValueError, match="answers about other items"):
+        scored(benchmark("vqa"), task / "predictions.jsonl", data=task.parent)
 
 
 def test_an_item_whose_picture_is_damaged_is_left_out_of_a_task(tmp_path: Path):
     small.gar_vqa(tmp_path)
     (tmp_path / "images" / "vqa_4.png").write_text("no picture")
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "vqa_5.png")  # its regions are of another one
     items, folder = load(benchmark("vqa"), tmp_path)
-    assert lmms_task(benchmark("vqa"), items, folder, tmp_path / "task") == 5
-    assert "4" not in [row["id"] for row in rows(tmp_path / "task" / "items.jsonl")]
+    assert lmms_task(benchmark("vqa"), items, folder, tmp_path / "task") == 4
+    assert [row["id"] for row in rows(tmp_path / "task" / "items.jsonl")] == ["0", "1", "2", "3"]
 
 
 def test_a_task_without_choices_only_collects_answers(tmp_path: Path):
@@ -131,6 +136,7 @@ def test_a_run_is_a_log_with_a_sample_for_each_item(run: dict[str, Any], tmp_pat
     log = json.loads((tmp_path / "log.json").read_text())
     assert [len(sample["scores"]) for sample in log["samples"]] == [1] * 5 + [0]
     assert log["samples"][5]["metadata"]["explanation"] == "no answer"
+    assert log["eval"]["model"] == "nano"
     assert (log["results"]["total_samples"], log["results"]["completed_samples"]) == (6, 5)
     with pytest.raises(ValueError, match="ends in .json"):
         inspect_log(run, tmp_path / "log.eval")
@@ -144,6 +150,8 @@ def test_the_command_writes_the_same_log_and_names_what_it_can_write(run: dict[s
     log, same = (json.loads((tmp_path / name).read_text()) for name in ("log.json", "same.json"))
     assert (log["samples"], log["results"]) == (same["samples"], same["results"])
     assert "expected lmms-eval or inspect" in fails(capsys, *command, "csv")
+    over = ("bench", "export", tmp_path / "scored.json", "--to", "inspect", "--out", tmp_path / "scored.json")
+    assert "would be lost" in fails(capsys, *over) and json.loads((tmp_path / "scored.json").read_text())["items"]
 
 
 def test_inspect_ai_reads_the_log_of_a_run(run: dict[str, Any], tmp_path: Path):

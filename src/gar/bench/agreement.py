@@ -16,6 +16,8 @@ import numpy as np
 from gar.bench.catalog import benchmark
 from gar.bench.statistics import Estimate, mean, resampled
 
+WHO = ("name", "wording", "digest", "text_only")  # what makes a judge, of the record of a scored run
+
 
 def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How judges agree on the answers that all of them judged, with each other and with themselves.
@@ -26,8 +28,9 @@ def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         {"benchmark", "n": answers, "left_out": items on which the runs do not hold one and the same answer, "judges":
-        [{"name", "wording", "repeats", "consistency" where it has repeats, "length_bias"}], "pairs": [{"judges":
-        [i, k], "kappa", "length_bias" of k's scores less i's}]}. Bias and pairs are about the first repeat given.
+        [{"name", "wording", "digest" of that, "text_only", "repeats", "consistency" where it has repeats,
+        "length_bias"}], "pairs": [{"judges": [i, k], "kappa", "length_bias" of k's scores less i's}]}. A model asked
+        in other words, or without pictures, is another judge. Bias and pairs are about the first repeat given.
         Ratings have the squared kappa. Several verdicts on an answer (DLC-Bench) count one by one, but for the bias,
         which is that of the answer's score.
 
@@ -35,13 +38,13 @@ def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ValueError: two benchmarks; a run without verdicts; the same replies twice; no answer in common.
     """
     name = runs[0]["benchmark"]
-    repeats: dict[tuple[str, str], list[int]] = {}
+    repeats: dict[tuple[Any, ...], list[int]] = {}
     for k, run in enumerate(runs):
         if run["benchmark"] != name:
             raise ValueError(f"runs of {name} and of {run['benchmark']}: judges are compared on one benchmark")
         if not any(row.get("verdicts") for row in run["items"]):
             raise ValueError(f"{run['predictions']} was scored without a judge: give --judge or --verdicts, and --out")
-        mine = repeats.setdefault((run["judge"]["name"], run["judge"]["wording"]), [])
+        mine = repeats.setdefault(tuple(map(run["judge"].get, WHO)), [])
         if run["judge"] in [runs[other]["judge"] for other in mine]:
             raise ValueError(f"the same replies of {run['judge']['name']} twice: ask again with `--repeat {len(mine)}`")
         mine.append(k)
@@ -53,8 +56,8 @@ def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     judged = [[rows[item] for item in same] for rows in by_id]
     firsts = [judged[mine[0]] for mine in repeats.values()]
     judges = []
-    for ((judge, wording), mine), first in zip(repeats.items(), firsts, strict=True):
-        found: dict[str, Any] = {"name": judge, "wording": wording, "repeats": len(mine)}
+    for (who, mine), first in zip(repeats.items(), firsts, strict=True):
+        found: dict[str, Any] = {**dict(zip(WHO, who, strict=True)), "repeats": len(mine)}
         if len(mine) > 1:
             found["consistency"] = consistency(*_verdicts([judged[k] for k in mine])).json()
         judges.append(found | {"length_bias": _length_bias([row["value"] for row in first], first)})

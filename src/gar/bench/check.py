@@ -23,11 +23,12 @@ from rich.table import Table
 
 from gar.bench.agreement import kappa
 from gar.bench.gar_bench import VQA
+from gar.bench.judges import LETTERS
 from gar.bench.report import jpeg_url, scored
 from gar.bench.statistics import letter_prior
-from gar.bench.task import ORDERS, Item, progress, read_json, rotated
+from gar.bench.task import ORDERS, Item, progress, read_json, refuse_names, refuse_overwrite, rotated
 from gar.bench.views import points
-from gar.data.sample import replacing
+from gar.data.sample import replacing, write_whole
 from gar.regions import Region, load_image
 from gar.show import COLORS
 
@@ -40,7 +41,6 @@ UNJUDGED = "kept, with answers of under two models"
 UNDECIDED, REJECTED, DISPUTED = "not decided", "rejected", "checkers disagree"
 MENDED = "kept, with another answer"
 REJECT = "reject"
-LETTERS = "ABCDEFGH"
 PAGE_SIDE = 1024  # pixels, of a page's pictures
 
 
@@ -51,18 +51,19 @@ def read_rows(path: Path) -> list[Row]:
     """The items of a file in GAR-Bench's form, each with an "id" (its index, where it has none).
 
     Raises:
-        ValueError: it is of another form.
+        ValueError: it is of another form, or an item has no name of its own.
     """
     rows = read_json(path)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and {*FORM} <= {*row} for row in rows):
         raise ValueError(f"{path}: no items in GAR-Bench's form: make some with `gar bench build candidates`")
-    return [{"id": str(index), **row} for index, row in enumerate(rows)]
+    named = [{"id": str(index), **row} for index, row in enumerate(rows)]
+    refuse_names(path, [(row["id"], row["type"]) for row in named])
+    return named
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
-    """Write items, to a temporary name first."""
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    """Write a file of items, in the place of an older one."""
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def dealt(rows: Sequence[Row]) -> list[Row]:
@@ -118,12 +119,15 @@ def _item(row: Row) -> Item:
 
 
 class _Sorting:
-    """Items of a file that are kept and dropped, and why. Raises ValueError where `out` would overwrite the file."""
+    """Items of a file that are kept and dropped, and why.
 
-    def __init__(self, path: Path, out: Path) -> None:
+    Raises ValueError where `out`, or the file of the dropped ones, would overwrite the file or one of the `others`.
+    """
+
+    def __init__(self, path: Path, out: Path, others: Sequence[Path]) -> None:
         self.beside = out.with_suffix(".dropped.jsonl")
-        if path.resolve() in (out.resolve(), self.beside.resolve()):
-            raise ValueError(f"{out} is the file of the items: give another name, so that it stays")
+        for made in (out, self.beside):
+            refuse_overwrite(made, path, *others)
         self.path, self.out = path, out
         self.kept: list[Row] = []
         self.dropped: list[Row] = []
@@ -168,7 +172,7 @@ def filtered(path: Path, runs: Sequence[Path], out: Path) -> dict[str, Any]:
         The contents of the file, and what was dropped or not judged, by reason and type.
 
     Raises:
-        ValueError: under two runs, a run of something else or with choices in another order, or `out` is `path`.
+        ValueError: under two runs, a run of something else or with choices in another order, or `out` is read as well.
     """
     if len(runs) < 2 or len({run.stem for run in runs}) < len(runs):
         raise ValueError(f"{len(runs)} run(s): give those of two models or more, in files of different names")
@@ -181,7 +185,7 @@ def filtered(path: Path, runs: Sequence[Path], out: Path) -> dict[str, Any]:
                 f"{run}: asked with --order {found['order']}, where a letter means another choice: leave it away"
             )
         marks[run.stem] = {one["id"]: one for one in found["items"]}
-    sorting = _Sorting(path, out)
+    sorting = _Sorting(path, out, runs)
     for row in rows:
         mine = {name: found[row["id"]] for name, found in marks.items() if found[row["id"]]["value"] is not None}
         answers = {name: one["answer"] for name, one in mine.items()}
@@ -208,10 +212,11 @@ def write_page(path: Path, out: Path) -> int:
         The number of items.
 
     Raises:
-        ValueError: a picture is missing.
+        ValueError: a picture is missing; `out` is `path`.
     """
     from jinja2 import Environment
 
+    refuse_overwrite(out, path)
     rows = read_rows(path)
     pictures: dict[str, str] = {}
     items = []
@@ -227,8 +232,7 @@ def write_page(path: Path, out: Path) -> int:
     content = {"file": hashlib.sha256(names.encode()).hexdigest()[:12], "items": items, "pictures": pictures}
     template = (files("gar") / "assets" / "check.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template).render(title=path.name, content=content)
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_whole(out, page.encode(errors="replace"))
     return len(rows)
 
 
@@ -262,11 +266,11 @@ def collect(path: Path, decisions: Sequence[Path], out: Path) -> dict[str, Any]:
         checkers, Cohen's kappa on keeping, rejecting and each other answer.
 
     Raises:
-        ValueError: a file is no page's download, of other items, or a second one of the same checker; `out` is `path`.
+        ValueError: a file is no page's download, of other items, or a second one of the same checker; `out` is read.
     """
     rows = read_rows(path)
     checkers = _read_decisions(decisions, {row["id"]: row for row in rows})
-    sorting = _Sorting(path, out)
+    sorting = _Sorting(path, out, decisions)
     for row in rows:
         said = {name: ends[row["id"]] for name, ends in checkers.items() if row["id"] in ends}
         votes = Counter(end for end, _ in said.values() if end)

@@ -28,7 +28,7 @@ from gar.bench.task import (
 )
 from gar.bench.views import focal_crop
 
-LETTERS = "abcde"
+LETTERS = "abcde"  # of the published scripts
 RECOGNITION = ("Yes", "No")
 
 
@@ -78,8 +78,8 @@ Write the letter and the text of one choice, nothing else."""
             raise ValueError(f"no class_names.json with {item.id} beside {self.annotations}: the judge needs its name")
         shown: tuple[Any, ...] = ()
         if folder is not None:
-            picture = picture_for_judge(item, folder)
-            shown = focal_crop(picture, item.regions()[0].locate(*picture.size))
+            picture, regions = picture_for_judge(item, folder)
+            shown = focal_crop(picture, regions[0])
         asked = [(Template(self.recognition).substitute(name=item.truth["name"]), RECOGNITION)]
         asked += [(row["question"], [text for text, _ in row["choices"]]) for row in item.truth["questions"]]
         return [
@@ -118,7 +118,7 @@ Write the letter and the text of one choice, nothing else."""
             values[question["type"]].append(value if value is None or recognised == 0 else min(0, value))
         parts: dict[str, float] = {}
         for kind, some in values.items():
-            if some:
+            if some and None not in replies:
                 parts[f"{kind}, as published"] = sum(value or 0 for value in some) / len(some)
             if there := [value for value in some if value is not None]:
                 parts[kind] = sum(there) / len(there)
@@ -139,7 +139,8 @@ Write the letter and the text of one choice, nothing else."""
         sides = [[score.parts.get(kind) for _, score in there] for kind in ("positive", "negative")]
         positive, negative = (average(some, side) for side in sides)
         # A region without questions of one side counts for the other alone, as in the mean of both figures.
-        weights = [len(there) / max(figure.n, 1) / 2 for figure in (positive, negative)]
+        asked = sum(figure.n > 0 for figure in (positive, negative))
+        weights = [len(there) / max(figure.n, 1) / max(asked, 1) for figure in (positive, negative)]
         shares = [
             sum(weight * (value or 0) for weight, value in zip(weights, pair, strict=True))
             for pair in zip(*sides, strict=True)
@@ -158,6 +159,8 @@ Write the letter and the text of one choice, nothing else."""
             name = f"{kind}, as published"
             there = [score.parts[name] for score in scores if name in score.parts]
             sides[kind] = sum(there) / max(len(there), 1)
+        if not any(name.endswith("as published") for score in scores for name in score.parts):
+            return {}
         both = {"average": (sides["positive"] + sides["negative"]) / 2, **sides}
         return {name: round(value, 3) for name, value in both.items()}
 

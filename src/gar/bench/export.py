@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gar.bench.report import write_json
-from gar.bench.task import Benchmark, Item, progress
+from gar.bench.task import Benchmark, Item, digest, progress
 from gar.bench.views import numbered
 from gar.regions import load_image
 
@@ -92,7 +92,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     new one is complete.
 
     Args:
-        folder: of the pictures. Items without theirs, with a damaged one, or without a region, are left out.
+        folder: of the pictures. Items without theirs, with a damaged or another one, or without a region, are left out.
 
     Returns:
         How many items were written.
@@ -100,7 +100,7 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     Raises:
         ValueError: no picture is there; `out` holds something else, such as the answers of a run.
     """
-    there = [item for item in items if not item.why_not(folder) and _opens(folder / item.image)]
+    there = [item for item in items if not item.why_not(folder) and _opens(item, folder)]
     if not there:
         raise ValueError(f"{folder}: none of the {len(items)} pictures of {benchmark.name} is there")
     task = re.sub(r"\W", "_", benchmark.name)
@@ -108,15 +108,16 @@ def lmms_task(benchmark: Benchmark, items: Sequence[Item], folder: Path, out: Pa
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
         unfinished = Path(made) / "task"
-        _write_task(benchmark, task, there, folder, unfinished, out)
+        run = {"benchmark": benchmark.name, "model": "lmms-eval", "view": "drawn", "items": digest(items)}
+        _write_task(run, task, there, folder, unfinished, out)
         shutil.rmtree(out, ignore_errors=True)
         unfinished.rename(out)
     return len(there)
 
 
-def _opens(picture: Path) -> bool:
+def _opens(item: Item, folder: Path) -> bool:
     try:
-        load_image(picture)
+        item.located(load_image(folder / item.image))
     except ValueError:
         return False
     return True
@@ -136,14 +137,14 @@ def _refuse_foreign(out: Path, yaml: str) -> None:
         raise ValueError(f"{out} holds {min(foreign)} too, which would be lost: move it away, or give another folder")
 
 
-def _write_task(benchmark: Benchmark, task: str, there: Sequence[Item], folder: Path, to: Path, out: Path) -> None:
+def _write_task(run: dict[str, str], task: str, there: Sequence[Item], folder: Path, to: Path, out: Path) -> None:
     """Write the files of a task to a folder that will be renamed to `out`."""
     (to / "pictures").mkdir(parents=True)
     with (to / "items.jsonl").open("w", encoding="utf-8") as file:
         for number, item in enumerate(progress(there, "drawing regions")):
             shown = f"pictures/{number}.png"
             picture = load_image(folder / item.image)
-            numbered(picture, [region.locate(*picture.size) for region in item.regions()]).save(to / shown)
+            numbered(picture, item.located(picture)).save(to / shown)
             truth = item.truth if item.choices else ""
             row = {"id": item.id, "type": item.type, "shown": shown, "prompt": _prompt(item), "truth": truth}
             file.write(json.dumps(row) + "\n")
@@ -154,7 +155,6 @@ def _write_task(benchmark: Benchmark, task: str, there: Sequence[Item], folder: 
     items_file = json.dumps(str(out.absolute() / "items.jsonl"))
     yaml = _YAML.format(task=task, items=items_file, length=length, metrics="\n".join(listed))
     (to / f"{task}.yaml").write_text(yaml, encoding="utf-8")
-    run = {"benchmark": benchmark.name, "model": "lmms-eval", "view": "drawn"}
     (to / "utils.py").write_text(_UTILS.format(run=json.dumps(run)), encoding="utf-8")
 
 
@@ -186,7 +186,7 @@ def inspect_log(scored: dict[str, Any], out: Path) -> None:
     """
     if out.suffix != ".json":
         raise ValueError(f"{out}: a log of inspect_ai in this format ends in .json")
-    benchmark, model, now = scored["benchmark"], Path(scored["predictions"]).stem, datetime.now(UTC).isoformat()
+    benchmark, model, now = scored["benchmark"], scored.get("model", "unknown"), datetime.now(UTC).isoformat()
     metrics = {name: {"name": name, "value": figure["value"]} for name, figure in scored["scores"].items()}
     results = {
         "total_samples": len(scored["items"]),

@@ -23,14 +23,18 @@ PUBLISHED_PROMPTS = 5  # of the published checkpoints
 
 
 def kinds(item: Item) -> dict[str, str]:
-    """The item's place in each split: "regions", "size" (of its smallest region) and "overlap" (of any two)."""
+    """The item's place in each split: "regions", and where its masks are of one picture "size" (of its smallest region)
+    and "overlap" (of any two)."""
+    regions = {"regions": str(len(item.masks))}
     if not item.masks or any("box" in mask for mask in item.masks):
-        return {"regions": str(len(item.masks))}
-    masks = np.stack([np.asarray(region.array) for region in item.regions()])
+        return regions
+    try:
+        masks = np.stack([np.asarray(region.array) for region in item.regions()])
+    except ValueError:
+        return regions
     least = masks.mean((1, 2)).min()
     size = f"under {SMALL:.0%}" if least < SMALL else f"{LARGE:.0%} and more" if least >= LARGE else "between"
-    return {
-        "regions": str(len(masks)),
+    return regions | {
         "size": size,
         "overlap": "yes" if (masks.sum(0, dtype=np.uint8) > 1).any() else "no",
     }
@@ -42,7 +46,8 @@ def splits(benchmark: Benchmark, items: Sequence[Item], scores: Sequence[Score])
     places = [kinds(item) | flags.get(item.id, {}) for item in items]
     found: dict[str, dict[str, Any]] = {}
     for split in dict.fromkeys(name for place in places for name in place):
-        for kind in sorted({place[split] for place in places if split in place}):
+        there = {place[split] for place in places if split in place}
+        for kind in sorted(there, key=lambda kind: (int(kind) if kind.isdecimal() else 0, kind)):
             chosen = [k for k, place in enumerate(places) if place.get(split) == kind]
             figures = benchmark.summary([items[k] for k in chosen], [scores[k] for k in chosen])
             found.setdefault(split, {})[kind] = next(iter(figures.values())).json()

@@ -6,7 +6,7 @@ judge, who sees the picture, and each region cut out and masked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -49,7 +49,7 @@ class Choices(Benchmark):
 
     def _types(self, items: Sequence[Item]) -> dict[str, set[str]]:
         kinds = sorted({item.type for item in items})
-        return {"accuracy": set(kinds), **{kind: {kind} for kind in kinds}}
+        return {"accuracy": set(kinds), **{kind: {kind} for kind in kinds if kind != "accuracy"}}
 
     def guess(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
         """Always the most frequent right letter of each type."""
@@ -78,12 +78,21 @@ class _GARBench(Benchmark):
         raise NotImplementedError
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        said = {row.get("id", row["image"]): row for row in rows}
+        said = _by_key(rows, lambda row: row.get("id", row["image"]))
         mine = [(item, said[key]) for item in items for key in (item.id, item.image) if key in said]
         for item, row in mine:
             if row.get("question", item.question) != item.question:
                 raise ValueError(f"item {item.id} is another question there: give the folder of its items with --data")
         return {item.id: row["model_output"] for item, row in mine}
+
+
+def _by_key(rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
+    """Rows by what names their item. Raises ValueError where two have the same name."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if found.setdefault(key(row), row) is not row:
+            raise ValueError(f'two rows about {key(row)}: give each item, and its rows, an "id" of its own')
+    return found
 
 
 class VQA(_GARBench, Choices):
@@ -114,7 +123,7 @@ class _Caption(_GARBench):
     """A caption that a judge calls true or false."""
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
-        by_image = {row["image"]: row for row in rows}
+        by_image = _by_key(rows, lambda row: row["image"])
         found: dict[str, list[str | None] | str] = {}
         for item in items:
             if (row := by_image.get(item.image)) is not None:
@@ -126,10 +135,10 @@ class _Caption(_GARBench):
         text = Template(wording).substitute(item.truth, question=item.question, answer=answer)
         if folder is None:
             return [Question(text)]
-        picture = picture_for_judge(item, folder)
+        picture, regions = picture_for_judge(item, folder)
         shown = [picture]
-        for region in item.regions():
-            shown += focal_crop(picture, region.locate(*picture.size))
+        for region in regions:
+            shown += focal_crop(picture, region)
         return [Question(text, tuple(shown))]
 
     def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
@@ -147,7 +156,7 @@ class _Caption(_GARBench):
 
     def as_published(self, items: Sequence[Item], scores: Sequence[Score]) -> dict[str, float]:
         """What is not exactly "True" is false."""
-        judged = [score for score in scores if score.replies]
+        judged = [score for score in scores if score.replies and score.replies[0] is not None]
         right = sum(score.replies == ("True",) for score in judged)
         return {"accuracy": round(right / len(judged), 4)} if judged else {}
 

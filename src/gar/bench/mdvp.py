@@ -76,8 +76,7 @@ First line: the two ratings, that of answer 1 first, with one space between them
         text = Template(wording).substitute(texts, reference=reference, answer=answer)
         if folder is None:
             return [Question(text)]
-        picture = picture_for_judge(item, folder)
-        regions = [region.locate(*picture.size) for region in item.regions()]
+        picture, regions = picture_for_judge(item, folder)
         return [Question(text, (numbered(picture.point(lambda level: level * 0.8), regions, first=1),))]
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:

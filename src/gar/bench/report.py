@@ -1,16 +1,19 @@
 """Scored runs: made, kept as JSON, compared, and shown to people as tables and as a page.
 
-A scored run is the JSON of `gar bench score` with "data", the folder of its pictures, and "items", every item's score.
+A scored run is the JSON of `gar bench score` with "data", the folder of its pictures, "items", every item's score, and
+"digest", which tells other items apart.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
@@ -22,10 +25,13 @@ from gar.bench.flags import splits
 from gar.bench.judges import Judge
 from gar.bench.statistics import mcnemar, mean, proportion
 from gar.bench.task import (
-    AS_PUBLISHED,
+    MANY,
+    ORDERS,
     Benchmark,
+    Item,
     asked_how,
     average,
+    digest,
     evaluate,
     in_every_order,
     load,
@@ -33,11 +39,14 @@ from gar.bench.task import (
     read_answers,
     read_json,
     refuse_judge,
+    refuse_manner,
+    refuse_overwrite,
     result,
     run,
 )
 from gar.bench.views import FEATURE_VIEWS, HIDING
-from gar.data.sample import replacing
+from gar.data.sample import write_whole
+from gar.regions import load_image
 
 if TYPE_CHECKING:
     from gar.bench.rivals import Rival
@@ -84,7 +93,7 @@ def scored(
         there = [None if score.value is None else score.parts["orders"] for score in scores]
         found["scores"]["mean over orders"] = average(asked, there).json()
         found["notes"].append("right means: right in every rotated order of the choices")
-    found["order"] = how.order
+    found |= {"model": how.model, "order": how.order, "digest": digest(everything)}
     if how.unchanged:
         found["unchanged"] = how.unchanged
         found["notes"].append(f"the view changed nothing on {how.unchanged} items")
@@ -96,8 +105,14 @@ def scored(
         found["left_out"] = {f"more than {max_regions} regions": len(everything) - len(items)}
         found["notes"].append(f"{len(everything) - len(items)} items left out: more than {max_regions} regions")
     if judge is not None:
-        first_line = (wording or benchmark.wording).split("\n")[0]
-        found["judge"] = {"name": judge.name, "wording": first_line, "repeat": repeat}
+        asked_in = wording or benchmark.wording
+        found["judge"] = {
+            "name": judge.name,
+            "wording": asked_in.split("\n")[0],
+            "digest": hashlib.sha256((asked_in + benchmark.recognition).encode()).hexdigest()[:8],
+            "text_only": text_only,
+            "repeat": repeat,
+        }
     elif verdicts is not None:
         found["judge"] = _judge_of(verdicts)
     elif benchmark.judged:
@@ -125,17 +140,12 @@ def _judge_of(verdicts: Path) -> dict[str, Any]:
     """Who gave stored replies: what our own file says, or a published one itself."""
     content = read_json(verdicts)
     kept = content.get("judge") if isinstance(content, dict) else None
-    return kept or {"name": str(verdicts), "wording": AS_PUBLISHED, "repeat": 0}
+    return kept or {"name": str(verdicts), "wording": "as published", "published": True, "repeat": 0}
 
 
 def write_json(content: Any, path: Path) -> None:
-    """Write to a temporary name, then rename."""
-    _write(json.dumps(content), path)
-
-
-def _write(text: str, path: Path) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a file whole, in the place of an older one."""
+    write_whole(path, json.dumps(content).encode())
 
 
 def read_scored(path: Path) -> dict[str, Any]:
@@ -154,24 +164,28 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     right.
 
     Raises:
-        ValueError: two benchmarks, or orders of choices; no item in common.
+        ValueError: two benchmarks, or orders of choices, or sets of items; no item in common.
     """
     if first["benchmark"] != second["benchmark"]:
         raise ValueError(f"runs of {first['benchmark']} and of {second['benchmark']}: compare two of one benchmark")
-    _refuse_orders([first, second])
+    _refuse_unlike([first, second])
     others = {row["id"]: row for row in second["items"] if row["value"] is not None}
     pairs = [(row, others[row["id"]]) for row in first["items"] if row["value"] is not None and row["id"] in others]
     if not pairs:
         raise ValueError("no item is scored in both runs")
-    types = sorted({row["type"] for row, _ in pairs} - {""})
+    types = sorted({row["type"] for row, _ in pairs} - {"", "all"})
     groups = {"all": pairs, **{kind: [pair for pair in pairs if pair[0]["type"] == kind] for kind in types}}
     return {"benchmark": first["benchmark"], "runs": {name: _difference(some) for name, some in groups.items()}}
 
 
-def _refuse_orders(runs: Sequence[dict[str, Any]]) -> None:
-    """Raise ValueError where runs of one benchmark were asked in several orders: a letter means another choice then."""
+def _refuse_unlike(runs: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where runs of one benchmark are about several sets of items, or were asked in several orders: an
+    id means another item then, and a letter another choice."""
     orders: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for one in runs:
+        if digests.setdefault(one["benchmark"], one.get("digest", "")) != one.get("digest", ""):
+            raise ValueError(f"{one['predictions']}: a run of {one['benchmark']} about other items than those before")
         order = one.get("order", "as-is")
         if orders.setdefault(one["benchmark"], order) != order:
             both = f"{orders[one['benchmark']]} and {order}"
@@ -197,10 +211,11 @@ def by_view(
     data: Path | None,
     load_predictor: Callable[[], Predictor | Rival],
     judge: Judge | None = None,
+    judging: Mapping[str, Any] = MappingProxyType({}),
     **how: Any,
 ) -> dict[str, Any]:
     """Run a benchmark under each view, score it, and compare it with the first view. A judge sees the true picture.
-    `how` goes to `gar.bench.task.run`.
+    `judging` goes to `scored`, `how` to `gar.bench.task.run`.
 
     Writes VIEW.jsonl and VIEW.json for each view to the folder `out`, and items.json: each item's type and values by
     view, and where the outside was hidden and answers are right or wrong whether it "needs_context". Of that, the
@@ -208,7 +223,8 @@ def by_view(
     its "left_out", by reason; others also have "unchanged", the number of items on which the view changed nothing.
 
     Raises:
-        ValueError: the benchmark needs a judge, and none is given; or it takes none.
+        ValueError: the benchmark needs a judge, and none is given; or it takes none; a manner of asking that there is
+            not; a file would take the place of the items.
     """
     if judge is not None:
         refuse_judge(benchmark)
@@ -218,6 +234,9 @@ def by_view(
 
     items, folder = load(benchmark, data)
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("items", *views):
+        refuse_overwrite(out / f"{name}.json", data, folder / benchmark.annotations)
+    refuse_manner(out / "items.json", views[0], how.get("many_regions", MANY[0]), how.get("order", ORDERS[0]))
     predictor = load_predictor()
     found: dict[str, Any] = {"benchmark": benchmark.name, "model": predictor.name, "views": {}}
     runs: dict[str, dict[str, Any]] = {}
@@ -229,7 +248,7 @@ def by_view(
         found["views"][view] = {"left_out": left_out}
         if runs and not any("answer" in row for row in read_json(out / f"{view}.jsonl")):
             continue
-        runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data, judge=judge)
+        runs[view] = scored(benchmark, out / f"{view}.jsonl", data=data, judge=judge, **judging)
         write_json(runs[view], out / f"{view}.json")
         found["views"][view]["unchanged"] = runs[view].get("unchanged", 0)
         found["views"][view] |= {"scores": runs[view]["scores"]} | compare(runs[views[0]], runs[view])
@@ -261,7 +280,7 @@ def _mark_needing_context(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for row in rows.values():
         values = row["values"]
         row["needs_context"] = values["as-is"] == 1 and all(values[view] == 0 for view in hiding)
-    types = sorted({row["type"] for row in known} - {""})
+    types = sorted({row["type"] for row in known} - {"", "all"})
     groups = {"all": known, **{kind: [row for row in known if row["type"] == kind] for kind in types}}
     return {
         name: proportion(sum(row["needs_context"] for row in some), len(some)).json() for name, some in groups.items()
@@ -319,7 +338,7 @@ def agreement_tables(found: dict[str, Any]) -> list[Table]:
     for number, row in enumerate(found["judges"]):
         same, bias = row.get("consistency"), row["length_bias"]
         cells = (_within(same), str(same["n"])) if same else ("", "")
-        who = f"{row['name']}, {row['wording']}"
+        who = f"{row['name']}, {row['wording']}{', text only' if row['text_only'] else ''}"
         judges.add_row(f"{number}", who, str(row["repeats"]), *cells, _within(bias), str(bias["n"]))
     pairs = _narrow("judges", "kappa", "n", "length bias of the difference", "n")
     for row in found["pairs"]:
@@ -373,11 +392,11 @@ def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
     """One HTML page about scored runs, with every picture in it that is still where it was.
 
     Raises:
-        ValueError: runs of one benchmark differ in the order of choices.
+        ValueError: runs of one benchmark differ in their items, or in the order of choices.
     """
     from jinja2 import Environment
 
-    _refuse_orders(runs)
+    _refuse_unlike(runs)
     shown: dict[tuple[str, str], dict[str, Any]] = {}
     for number, one in enumerate(runs):
         for row in one["items"]:
@@ -398,22 +417,21 @@ def write_page(runs: Sequence[dict[str, Any]], out: Path) -> None:
     template = (files("gar") / "assets" / "report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template)
     functions = {"number": _number, "further": further, "full": full}
-    _write(page.render(runs=runs, items=shown, pictures=pictures, right_or_wrong=right_or_wrong, **functions), out)
+    text = page.render(runs=runs, items=shown, pictures=pictures, right_or_wrong=right_or_wrong, **functions)
+    write_whole(out, text.encode(errors="replace"))
 
 
 def _thumbnail(folder: Path, row: dict[str, Any]) -> str | None:
-    """A picture with its regions, small, as a data URL; None where it is missing or damaged."""
-    from gar.bench.task import Item
-    from gar.regions import load_image
+    """A picture with its regions, small, as a data URL; None where it is missing or damaged, or they are of another."""
     from gar.show import draw
 
     if not row["image"] or not (folder / row["image"]).is_file():
         return None
     try:
         picture = load_image(folder / row["image"])
+        regions = Item("", "", tuple(row["masks"])).located(picture)
     except ValueError:
         return None
-    regions = [region.locate(*picture.size) for region in Item("", "", tuple(row["masks"])).regions()]
     small = draw(picture, regions, [""] * len(regions))
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return jpeg_url(small)

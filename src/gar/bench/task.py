@@ -14,20 +14,21 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from gar.bench.captions import figures_beside
-from gar.bench.judges import Judge, NoReply, Question, Stopped, ask_all, side_by_side
+from gar.bench.judges import LETTERS, Judge, NoReply, Question, Reply, Stopped, ask_all, side_by_side
 from gar.bench.statistics import Estimate, mean
 from gar.bench.views import AMONG_OTHERS, FEATURE_VIEWS, TOLD, VIEWS, sharing, unchanged
-from gar.regions import Region, load_image, prompt_name
+from gar.regions import Located, Region, load_image, prompt_name
 
 if TYPE_CHECKING:
     from gar.bench.rivals import Rival
@@ -37,15 +38,16 @@ T = TypeVar("T")
 PUBLISHED = "https://raw.githubusercontent.com/Haochen-Wang409/Grasp-Any-Region/main/evaluation"
 OSPREY = "sunshine-lwt/Osprey-ValData"
 DESCRIBE = "Describe {} in detail."
-SILENT = 8  # items without a reply, and none with one, after which an endpoint is asked no more
+SILENT = 8  # items or questions without a reply, and none with one, after which an endpoint is asked no more
 ORDERS = ("as-is", "circular", "balanced")
+MANY = ("left-out", "as-published")  # what to do with more regions than a model can mark
 AT = "@"  # between an item and the rotation of its choices
 CACHE = Path("~/.cache/gar/bench").expanduser()
 NO_ANSWER, NO_VERDICT, OTHER_ANSWER = "no answer", "no verdict", "the verdict is about another answer"
 PASSING = "no reply for now: run again to ask"
-AS_PUBLISHED = "as published"  # the wording of stored verdicts, which are read as the published script reads them
 REFUSED = "picture, regions or question are refused"
 NO_PICTURE, DAMAGED = "the picture is missing", "the picture is damaged"
+NO_REGION = "there is no region to describe"
 NO_REPLY, UNCLEAR = "the judge did not reply", "the judge's reply cannot be parsed"
 
 
@@ -79,9 +81,15 @@ class Item:
         """The regions as prompts. Raises ValueError where one is malformed."""
         return [Region.box(*mask["box"]) if "box" in mask else Region.rle(mask) for mask in self.masks]
 
+    def located(self, picture: Image.Image) -> list[Located]:
+        """The regions in the item's picture. Raises ValueError where one is malformed, or of another picture."""
+        return [region.locate(*picture.size) for region in self.regions()]
+
     def why_not(self, folder: Path) -> str:
         """Why a model cannot be asked this, with the pictures of a folder; empty where it can."""
-        return self.unasked or ("" if self.image and (folder / self.image).is_file() else NO_PICTURE)
+        if self.unasked or not (self.image and (folder / self.image).is_file()):
+            return self.unasked or NO_PICTURE
+        return NO_REGION if self.question is None and not self.masks else ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,8 @@ class Benchmark:
     """A judge's verdicts are ratings, of which neighbours are nearly the same."""
     wording = ""
     """The judge's question with `$fields` (`string.Template`), in our own words; its first line is its version."""
+    recognition = ""
+    """What the judge is asked beside the questions of the items, where it is anything."""
     answer_field = "answer"
     """The field of the wording that stands for what is judged."""
     self_contained = False
@@ -183,17 +193,21 @@ class Benchmark:
 
 
 class MissingPicture(ValueError):
-    """A judge is to be shown a picture that is not there, or is damaged."""
+    """A judge is to be shown a picture that is not there, is damaged, or has no such regions."""
 
 
-def picture_for_judge(item: Item, folder: Path) -> Image.Image:
-    """The picture of an item. Raises MissingPicture."""
+def picture_for_judge(item: Item, folder: Path) -> tuple[Image.Image, list[Located]]:
+    """The picture of an item, and its regions. Raises MissingPicture."""
     if not item.image or not (folder / item.image).is_file():
         raise MissingPicture(f"{NO_PICTURE}: give its folder with --data, or --text-only to judge by the words alone")
     try:
-        return load_image(folder / item.image)
+        picture = load_image(folder / item.image)
     except ValueError as error:
         raise MissingPicture(f"{DAMAGED}: {error}") from error
+    try:
+        return picture, item.located(picture)
+    except ValueError as error:
+        raise MissingPicture(f"{REFUSED}: {error}") from error
 
 
 def average(items: Sequence[Item], values: Sequence[float | None]) -> Estimate:
@@ -211,7 +225,8 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
             the files; then the predictions themselves, where they repeat the annotations.
 
     Raises:
-        ValueError: there are no annotations, or they are not of this benchmark.
+        ValueError: there are no annotations, or they are not of this benchmark, or hold no item; an item has no name
+            of its own.
     """
     name = benchmark.annotations
     if data is not None and not data.exists():
@@ -232,14 +247,43 @@ def load(benchmark: Benchmark, data: Path | None, predictions: Path | None = Non
         way = f"give the folder with --data DIR, or download it by `gar bench fetch {benchmark.name}`"
         raise ValueError(f"no {name} {looked}: {way}")
     try:
-        return benchmark.items(places[0]), places[0].parent
+        items = benchmark.items(places[0])
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{places[0]}: not the annotations of {benchmark.name}: {_missing(error)}") from error
+    refuse_names(places[0], [(item.id, item.type) for item in items])
+    return items, places[0].parent
+
+
+def refuse_names(path: Path, items: Sequence[tuple[Any, Any]]) -> None:
+    """Raise ValueError where a file has no items, or their ids and types are not such that each counts for itself."""
+    if not items:
+        raise ValueError(f"{path}: there is no item")
+    seen = set()
+    for name, kind in items:
+        if not isinstance(name, str) or AT in name or name in seen:
+            raise ValueError(f"{path}: the id {name!r}: expected a text without {AT} that no other item has")
+        if not isinstance(kind, str):
+            raise ValueError(f"{path}: the type of item {name} is {kind!r}, expected a text")
+        seen.add(name)
+
+
+def refuse_overwrite(out: Path, *inputs: Path | None) -> None:
+    """Raise ValueError where a file that is read would be lost by what is written."""
+    if out.resolve() in (path.resolve() for path in inputs if path):
+        raise ValueError(f"{out} is read here and would be lost: give another name, so that it stays")
+
+
+def read_text(path: Path) -> str:
+    """A text of UTF-8. Raises ValueError where it is of another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def read_json(path: Path) -> Any:
     """A JSON file, or the list of a JSON Lines file's lines (of one that is named so, even where there is only one)."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
         content = json.loads(text)
         return [content] if path.suffix == ".jsonl" and isinstance(content, dict) else content
@@ -288,10 +332,11 @@ def _run_facts(rows: Any) -> dict[str, Any] | None:
 class Manner:
     """How a file's answers came about. Published files have the order of the annotations, and nothing else is known.
 
-    order: of the choices. unchanged: on how many items the view changed nothing. cut: on how many not all regions were
-        marked.
+    model: its name. order: of the choices. unchanged: on how many items the view changed nothing. cut: on how many not
+        all regions were marked.
     """
 
+    model: str
     order: str = ORDERS[0]
     unchanged: int = 0
     cut: int = 0
@@ -305,12 +350,13 @@ def asked_how(path: Path, items: Sequence[Item]) -> Manner:
     """
     rows = read_json(path)
     if (facts := _run_facts(rows)) is None:
-        return Manner()
-    if facts.get("items") not in (None, _digest(items)):
+        return Manner(path.stem)
+    if facts.get("items") not in (None, digest(items)):
         raise ValueError(
             f"{path}: answers about other items than these: give the folder that was asked about with --data"
         )
-    return Manner(facts.get("order", ORDERS[0]), *(len(_named(rows[1:], what)) for what in ("unchanged", "cut")))
+    counts = (len(_named(rows[1:], what)) for what in ("unchanged", "cut"))
+    return Manner(facts.get("model", path.stem), facts.get("order", ORDERS[0]), *counts)
 
 
 def _named(rows: Iterable[dict[str, Any]], what: str) -> set[str]:
@@ -355,12 +401,12 @@ def evaluate(
     if verdicts is not None:
         rows = read_json(verdicts)
         ours = isinstance(rows, dict) and "items" in rows
-        published = not ours or (rows.get("judge") or {}).get("wording") == AS_PUBLISHED
+        published = not ours or (rows.get("judge") or {}).get("published", False)
         try:
             replies = _kept_replies(rows["items"], answers) if ours else benchmark.verdicts(rows, items, answers)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{verdicts}: not verdicts of {benchmark.name}: {_missing(error)}") from error
-        if not replies.keys() & {item.id for item in items} or (ours and rows["benchmark"] != benchmark.name):
+        if not replies.keys() & {item.id for item in items} or (ours and rows.get("benchmark") != benchmark.name):
             raise ValueError(f"{verdicts}: no verdict on any item of {benchmark.name}")
         for name, said in replies.items():
             if wrong := [reply for reply in said if not isinstance(reply, str | None)]:
@@ -413,7 +459,7 @@ def _ask(
     folder: Path | None,
     repeat: int,
 ) -> tuple[dict[str, list[str | None] | str], dict[str, str]]:
-    """A judge's replies by item, and the errors of those questions that it did not answer."""
+    """A judge's replies by item, and the errors of those questions that it did not answer. Raises Stopped."""
     asked: list[str] = []
     replies: dict[str, list[str | None] | str] = {}
 
@@ -429,7 +475,11 @@ def _ask(
                     asked.append(item.id)
                     yield question._replace(repeat=repeat)
 
-    found = dict(ask_all(judge, questions()))
+    found: dict[int, Reply] = {}
+    for index, reply in ask_all(judge, questions()):
+        found[index] = reply
+        if len(found) == SILENT and not any(one.error is None for one in found.values()):
+            raise Stopped(f"{judge.name}: no reply to {SILENT} questions, the last: {reply.error}; run again to go on")
     errors: dict[str, str] = {}
     for index, name in enumerate(asked):
         mine = replies.setdefault(name, [])
@@ -484,7 +534,7 @@ def ordered(items: Sequence[Item], order: str) -> list[Item]:
     """
     if order == "circular":
         return [
-            replace(rotated(item, places), id=f"{item.id}{AT}{places}")
+            replace(rotated(item, places), id=f"{item.id}{AT}{places}") if item.choices else item
             for item in items
             for places in range(max(len(item.choices), 1))
         ]
@@ -514,20 +564,45 @@ def rotated(item: Item, places: int) -> Item:
         return item
     texts = [choice.partition(". ")[2] for choice in item.choices]
     texts = texts[len(texts) - places :] + texts[: len(texts) - places]
-    choices = tuple(f"{chr(ord('A') + k)}. {text}" for k, text in enumerate(texts))
-    return replace(item, choices=choices, truth=chr((ord(item.truth) - ord("A") + places) % len(texts) + ord("A")))
+    choices = tuple(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+    return replace(item, choices=choices, truth=_moved(item.truth, places, len(texts)))
+
+
+def _moved(letter: str, places: int, options: int) -> str:
+    """The letter so many places on among so many; what is none of them stays."""
+    place = LETTERS[:options].find(letter.upper()) if len(letter) == 1 else -1
+    return letter if place < 0 else LETTERS[(place + places) % options]
 
 
 def in_every_order(items: Sequence[Item], scores: Sequence[Score]) -> list[Score]:
-    """The scores of `items` from those of `ordered(items, "circular")`: the lowest, or unscored if one order is."""
+    """The scores of `items` from those of `ordered(items, "circular")`: the lowest, or unscored if one order is.
+
+    Their answer is what each order's answer means in the item's own order of choices, said once where all mean the
+    same.
+    """
     found = iter(scores)
     together = []
     for item in items:
         mine = [next(found) for _ in range(max(len(item.choices), 1))]
         worst = min(mine, key=lambda score: -1 if score.value is None else score.value)
         orders = sum(score.value or 0 for score in mine) / len(mine)
+        if item.choices:
+            answers = [_moved(score.answer, -places, len(mine)) for places, score in enumerate(mine)]
+            answer = answers[0] if len({*answers}) == 1 else ", ".join(answers)
+            right = sum(score.value == 1 for score in mine)
+            said = f"right in {right} of {len(mine)} orders" if worst.value == 0 else worst.explanation
+            worst = replace(worst, answer=answer, explanation=said)
         together.append(replace(worst, parts=worst.parts | {"orders": orders}))
     return together
+
+
+def refuse_manner(out: Path, view: str, many_regions: str, order: str) -> None:
+    """Raise ValueError where a model would be asked in a manner that there is not, or for a file that cannot be."""
+    for name, value, known in (("view", view, VIEWS), ("many-regions", many_regions, MANY), ("order", order, ORDERS)):
+        if value not in known:
+            raise ValueError(f"--{name} {value}: expected one of {', '.join(known)}")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: no such folder: {out.absolute().parent}")
 
 
 def run(
@@ -564,15 +639,12 @@ def run(
         have no line, and are asked again by the next run.
 
     Raises:
-        ValueError: no picture is there; the file is of another run.
+        ValueError: no item can be asked; the file is of another run, or another one is writing it.
         Stopped: the endpoint answers nothing, or nothing more; the next run goes on.
     """
     from gar.bench.rivals import Rival
 
-    if view not in VIEWS:
-        raise ValueError(f"--view {view}: expected one of {', '.join(VIEWS)}")
-    if many_regions not in ("left-out", "as-published"):
-        raise ValueError(f"--many-regions {many_regions}: expected left-out or as-published")
+    refuse_manner(out, view, many_regions, order)
     if view in FEATURE_VIEWS:
         if isinstance(predictor, Rival):
             raise ValueError(f"--view {view} changes the model's features, which no endpoint gives: take gray or blur")
@@ -583,37 +655,24 @@ def run(
         predictor, show = predictor.marking(view), "as-is"
     left_out = Counter(filter(None, (item.why_not(folder) for item in items)))
     if left_out.total() == len(items):
-        raise ValueError(f"{folder / items[0].image}: no such file, nor any other picture of {benchmark.name}")
+        reason = left_out.most_common(1)[0][0] if items else "there is none"
+        raise ValueError(f"no item of {benchmark.name} with its pictures in {folder} can be asked: {reason}")
     # In an order that does not depend on which pictures are there.
     asked = [item for item in ordered(items, order) if not item.why_not(folder)]
     facts = {"benchmark": benchmark.name, "model": predictor.name, "view": view, "many_regions": many_regions}
-    facts |= {"order": order, "items": _digest(items), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    rows = _resume(out, {"run": facts})
-    done = {row["id"] for row in rows}
+    facts |= {"order": order, "items": digest(items), "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     most = predictor.max_prompts if isinstance(predictor, Rival) else predictor.model.config.max_prompts
     asking = _Asking(predictor, folder, show, most, many_regions, batch_size, max_new_tokens)
 
-    def lines(group: list[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
-        return asking.lines(group, done)
-
-    def replies(group: list[Item]) -> list[tuple[Item, dict[str, Any] | NoReply]]:
-        try:
-            return list(lines(group))
-        except NoReply as error:
-            return [(item, error) for item in group]
-
-    groups: Iterable[list[Item]] = progress(_groups(asked, batch_size), "asking")
-    if isinstance(predictor, Rival):  # which saves nothing by a group, and may leave one of it without a reply
-        alone = ([item] for group in groups for item in group)
-        found = chain.from_iterable(_in_order(side_by_side(replies, alone)))
-    else:
-        found = chain.from_iterable(map(lines, groups))
-    # What an endpoint refuses before it has answered anything has no line yet: it may refuse all, for a wrong setting.
-    sure = not isinstance(predictor, Rival) or any("answer" in row for row in rows)
     held: list[dict[str, Any]] = []
     without_reply: set[str] = set()
     last = ""
-    with out.open("a", encoding="utf-8") as file:
+    with _alone(out) as file:
+        rows = _resume(out, {"run": facts})
+        found = asking.everything(_groups(asked, batch_size), {row["id"] for row in rows})
+        # What an endpoint refuses before it has answered anything has no line yet: it may refuse all, for a wrong
+        # setting.
+        sure = not isinstance(predictor, Rival) or any("answer" in row for row in rows)
         for item, line in found:
             if isinstance(line, NoReply):
                 without_reply.add(item.id.partition(AT)[0])
@@ -637,7 +696,7 @@ def run(
     return left_out + Counter(reasons.values())
 
 
-def _digest(items: Sequence[Item]) -> str:
+def digest(items: Sequence[Item]) -> str:
     """Tells other items apart, and the same in another order of choices."""
     shown = [(item.id, item.image, item.masks, item.question, item.choices) for item in items]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
@@ -672,6 +731,23 @@ class _Asking:
     many_regions: str
     batch_size: int
     max_new_tokens: int
+
+    def everything(self, groups: list[list[Item]], done: set[str]) -> Iterator[tuple[Item, dict[str, Any] | NoReply]]:
+        """The lines of all those items of all `_groups` that have none yet, or why one has none now."""
+        from gar.bench.rivals import Rival
+
+        def replies(item: Item) -> list[tuple[Item, dict[str, Any] | NoReply]]:
+            try:
+                return list(self.lines([item], done))
+            except NoReply as error:
+                return [(item, error)]
+
+        shown: Iterable[list[Item]] = progress(groups, "asking")
+        if isinstance(self.predictor, Rival):  # which saves nothing by a group
+            yield from chain.from_iterable(_in_order(side_by_side(replies, chain.from_iterable(shown))))
+        else:
+            for group in shown:
+                yield from self.lines(group, done)
 
     def lines(self, group: list[Item], done: set[str]) -> Iterator[tuple[Item, dict[str, Any]]]:
         """The lines of those items of one of `_groups` that have none yet."""
@@ -762,7 +838,9 @@ class _Asking:
 
 def _questions(item: Item) -> list[str]:
     """What is asked of an item that is not simply described."""
-    return [item.question] if item.question else [DESCRIBE.format(prompt_name(k)) for k in range(len(item.masks))]
+    if item.question is not None:
+        return [item.question]
+    return [DESCRIBE.format(prompt_name(k)) for k in range(len(item.masks))]
 
 
 def _refused(error: ValueError) -> dict[str, Any]:
@@ -807,6 +885,21 @@ def _groups(items: Iterable[Item], size: int) -> list[list[Item]]:
         flat = [item for group in by_picture.values() for item in group]
         groups += [flat[i : i + size] for i in range(0, len(flat), size)]
     return groups + list(chosen.values())
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[IO[str]]:
+    """A file to append to, which one run has at a time. Raises ValueError where another one has it."""
+    with out.open("a", encoding="utf-8") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{out}: another run is writing it: give another file, or wait") from error
+        except (ModuleNotFoundError, OSError):  # a system, or a file system, without locks
+            pass
+        yield file
 
 
 def _resume(out: Path, header: dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,19 +18,24 @@ from typing import Any
 from gar.bench.gar_bench import Choices
 from gar.bench.judges import Question, read_object
 from gar.bench.statistics import Estimate
-from gar.bench.task import NO_REPLY, UNCLEAR, Benchmark, Item, Score, average, read_json
+from gar.bench.task import NO_REPLY, OTHER_ANSWER, UNCLEAR, Benchmark, Item, Score, average, read_json
 
 ASPECTS = ("Subject Correspondence", "Appearance Description", "Temporal Description", "Hallucination Detection")
 HIGHEST = 5
-DATASET = "DAMO-NLP-SG/VideoRefer-Bench"
 NOT_IN_FRAME = "a region that is asked about has no mask in the frame"
 
 
-class VideoReferQ(Choices):
+class _VideoRefer(Benchmark):
+    dataset = "DAMO-NLP-SG/VideoRefer-Bench"
+
+    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
+        return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
+
+
+class VideoReferQ(_VideoRefer, Choices):
     name = "videorefer-bench-q"
     title = "VideoRefer-Bench-Q, multiple choice about objects of a video (one frame of it)"
     annotations = "VideoRefer-Bench-Q.json"
-    dataset = DATASET
 
     def items(self, path: Path) -> list[Item]:
         found = []
@@ -50,9 +55,6 @@ class VideoReferQ(Choices):
                 )
             )
         return found
-
-    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
 
     def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
         return super().score(item, letter_of(answer), replies, published)
@@ -81,11 +83,10 @@ def letter_of(text: str) -> str:
     return match[1] if match else text.replace(".", "")[:1]
 
 
-class VideoReferD(Benchmark):
+class VideoReferD(_VideoRefer):
     name = "videorefer-bench-d"
     title = "VideoRefer-Bench-D, descriptions of objects of a video (judged)"
     annotations = "VideoRefer-Bench-D.json"
-    dataset = DATASET
     rated = True
     wording = """\
 [videorefer-bench-d, wording 1]
@@ -109,17 +110,16 @@ Write one JSON object with these four names and their ratings, nothing else."""
     def references(self, item: Item) -> Sequence[str]:
         return (item.truth,)
 
-    def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
-
     def questions(self, item: Item, answer: str, wording: str, folder: Path | None) -> list[Question]:
         return [Question(Template(wording).substitute(reference=item.truth, answer=answer))]
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
-        return {
-            str(row.get("id", index)): [json.dumps({aspect: row[aspect] for aspect in ASPECTS if aspect in row})]
-            for index, row in enumerate(rows)
-        }
+        found: dict[str, list[str | None] | str] = {}
+        for index, row in enumerate(rows):
+            name = str(row.get("id", index))
+            rated = json.dumps({aspect: row[aspect] for aspect in ASPECTS if aspect in row})
+            found[name] = [rated] if row.get("pred", answers.get(name)) == answers.get(name) else OTHER_ANSWER
+        return found
 
     def score(self, item: Item, answer: str, replies: Sequence[str | None], published: bool) -> Score:
         (reply,) = replies
