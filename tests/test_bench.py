@@ -15,6 +15,7 @@ import small_benchmarks as small
 from PIL import Image
 from rich.console import Console
 
+from gar.bench import naming
 from gar.bench.catalog import BENCHMARKS, benchmark
 from gar.bench.check import read_rows
 from gar.bench.dlc import parse_choice
@@ -783,6 +784,10 @@ def test_names_are_measured_by_the_words_they_share(tmp_path: Path, monkeypatch)
     monkeypatch.setattr("gar.bench.naming.similarity", lambda first, second: float(first == second))
     found = scored(benchmark("lvis"), small.write(tmp_path / "p.json", {"0.0": "coffee cup.", "0.1": "door"}))
     assert figures(found) == {"semantic iou": 0.5, "semantic similarity": 0.5} and found["notes"] == []
+
+
+def test_without_the_encoder_on_disk_there_is_none(tmp_path: Path):
+    assert naming.encoder(tmp_path) is None
 
 
 def test_short_captions_are_measured_beside_all_others(tmp_path: Path):

@@ -812,12 +812,21 @@ def test_context_of_a_benchmark_with_a_judge_needs_one_and_of_a_model_behind_an_
         by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", small.FakePredictor)  # type: ignore
     with pytest.raises(ValueError, match="without a judge"):
         by_view(benchmark("vqa"), CONTEXT, tmp_path, None, small.FakePredictor, Fixed("A"))  # type: ignore
+    for name in ("items.json", "as-is.json"):
+        items = small.write(tmp_path / "own" / name, [])
+        small.gar_vqa(tmp_path / "own")
+        (tmp_path / "own/GAR-Bench-VQA.json").rename(items)
+        with pytest.raises(ValueError, match=f"{name} is read here and would be lost"):
+            by_view(benchmark("vqa"), CONTEXT, items.parent, items, small.FakePredictor)  # type: ignore
     judge, rival = Fixed("A"), Rival(Fixed("A cup."))
     found = by_view(benchmark("dlc"), CONTEXT, tmp_path, tmp_path / "dlc", lambda: rival, judge)
     assert found["views"].pop("mean-feature") == {"left_out": {"an endpoint gives no features to change": 3}}
     assert {*CONTEXT} - {*found["views"]} == {"mean-feature"}
     for row in found["views"].values():
         assert row["scores"]["recognised"]["value"] == 1 and row["runs"]["all"]["difference"]["value"] == 0
+    asked, plain = len(judge.asked), CONTEXT[:1]
+    by_view(benchmark("dlc"), plain, tmp_path, tmp_path / "dlc", lambda: rival, judge, {"text_only": True, "repeat": 1})
+    assert all(question.repeat == 1 and not question.pictures for question in judge.asked[asked:])
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def encoder(model: str | Path | None = None) -> tuple[Any, Any] | None:
             AutoTokenizer.from_pretrained(model, local_files_only=True),
             AutoModel.from_pretrained(model, local_files_only=True).eval(),
         )
-    except OSError:
+    except (OSError, ValueError):  # of transformers, which tells files that are missing by either
         return None
 
 
