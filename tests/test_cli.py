@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -141,6 +143,10 @@ def test_segment_takes_a_name_but_never_the_picture(fake: FakePredictor, picture
     assert fake.loaded["segment"] == "grabcut"
     assert main(["describe", "--segment", "facebook/sam2.1-hiera-tiny", "--box", "0,0,9,9", picture]) == 0
     assert fake.loaded["segment"] == "facebook/sam2.1-hiera-tiny"
+    assert main(["ask", picture, "--segment", "What is it?", "--box", "0,0,9,9"]) == 0
+    assert fake.calls[-1].question == "What is it?" and fake.loaded["segment"] == "grabcut"
+    assert main(["describe", "--box", "0,0,9,9", "--segment", str(Path(picture).parent)]) == 0
+    assert fake.loaded["segment"] == "grabcut"
 
 
 def test_a_bad_picture_does_not_stop_the_others(fake: FakePredictor, picture: str, tmp_path: Path, capsys):
@@ -187,6 +193,21 @@ def test_show_takes_the_place_of_no_picture_and_of_no_other_drawing(
 
 
 # --- ask --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_may_come_from_a_pipe(fake: FakePredictor, picture: str, tmp_path: Path, capsys):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for command in (["describe", str(pipe)], ["ask", str(pipe), "What?"]):
+        writer = Thread(target=pipe.write_bytes, args=(Path(picture).read_bytes(),))
+        writer.start()
+        assert main([*command, "--box", "8,4,20,30", "--show", str(tmp_path / "shown.png")]) == 0
+        writer.join()
+    assert capsys.readouterr().out == "thing at 8\nIt is red.\n"
+
+
+def test_an_empty_argument_is_not_the_folder_one_stands_in(fake: FakePredictor, capsys):
+    assert "an empty argument" in fails(capsys, "describe", "", "--box", "1,2,30,8")
 
 
 def test_ask_prints_the_answer(fake: FakePredictor, picture: str, capsys):
@@ -237,7 +258,9 @@ def test_describe_without_a_region_names_the_ways_to_give_one(picture: str, caps
         (["--box", "1,2,300,8"], "64x48"),
         (["--box", "-1,2,30,8"], "-1"),
         (["--point", "3"], "pairs"),
-        (["--point", ""], "pairs"),
+        (["--point", ""], "an empty argument"),
+        (["--show", "--box", "1,2,30,8"], "--box stands where the option before it needs its value"),
+        (["--point", " "], "pairs"),
         (["--polygon", "1,1 2,2"], "at least 3"),
         (["--mask", "none.png"], "none.png"),
         (["--rle", "none.json"], "none.json"),

@@ -10,7 +10,7 @@ from tiny import CROP0, IMAGE, batch_of, random_request, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from gar.model.gar import GARForConditionalGeneration
-from gar.model.released import config_to_released, save_released
+from gar.model.released import FIRST_PROMPT_TOKEN, config_from_released, config_to_released, save_released
 from gar.model.replay import merge_tiles, replay
 
 FLAVOURS = [{"class_token": True, "tied": True}, {"class_token": False, "tied": False}]
@@ -55,7 +55,8 @@ def test_regions_of_pictures_of_different_sizes_are_cut_in_one_call_as_one_by_on
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
-    model = tiny_model(**flavour, replay_frame="released", inclusive_boxes=True)
+    model = tiny_model(**flavour, replay_frame="released", inclusive_boxes=True, describe_prompt_number=1)
+    model.config.prompt_token_ids = [FIRST_PROMPT_TOKEN + k for k in range(model.config.max_prompts)]
     request = random_request(model.config, (2, 1), {0: BOX, 3: (0.5, 0.0, 1.0, 0.4)})
     with torch.no_grad():
         wanted = model(**request).logits
@@ -72,9 +73,25 @@ def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
             assert torch.equal(again(**request).logits, wanted)
 
 
-def test_a_model_with_its_own_parts_is_refused_by_the_released_layout():
-    with pytest.raises(ValueError, match="replay_frame"):
-        config_to_released(tiny_config())
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("replay_frame", "feature"),
+        ("replay_size", 3),
+        ("choice_scoring", "texts"),
+        ("describe_question", "What is it?"),
+        ("describe_prompt_number", 0),
+        ("prompt_token_ids", list(range(8))),
+        ("mention_norm", True),
+    ],
+)
+def test_what_the_released_layout_cannot_say_is_refused(name, value):
+    config = tiny_config(replay_frame="released", inclusive_boxes=True, describe_prompt_number=1)
+    config.prompt_token_ids = [FIRST_PROMPT_TOKEN + k for k in range(config.max_prompts)]
+    assert config_from_released(config_to_released(config))["replay_size"] == config.replay_size
+    setattr(config, name, value)
+    with pytest.raises(ValueError, match=name):
+        config_to_released(config)
 
 
 def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path):

@@ -458,6 +458,10 @@ def test_a_static_cache_describes_the_same(nano):
         (lambda p: p.ask(picture(), "?", REGIONS, generation_config=None), "generation_config is no option here"),
         (lambda p: p.describe(picture(), REGIONS, prompt_lookup_num_tokens=2), "prompt_lookup_num_tokens is no option"),
         (lambda p: p.ask(picture(), "Is it <Prompt4>?", REGIONS), "names <Prompt4>"),
+        (lambda p: p.ask(picture(), "?", REGIONS[:1], choices=["<Prompt0>", "<Prompt1>"]), "choice names <Prompt1>"),
+        (lambda p: p.ask(picture(), "?", REGIONS, choices={"A": "red", "B": "blue"}), "give a list of texts"),
+        (lambda p: p.ask(picture(), "Is it \udcff?", REGIONS), "no valid text"),
+        (lambda p: p.ask(picture(), None, REGIONS), "None is no valid text"),
         (lambda p: p.ask(picture(), " ", REGIONS), "question is empty"),
         (lambda p: p.open(picture(), REGIONS).describe(4), "region 4 of 4"),
     ],
@@ -483,7 +487,7 @@ def test_a_saved_folder_is_loaded_and_says_the_same(predictor, tmp_path):
 
 
 def test_a_released_folder_is_loaded_and_described(released_tokenizer, tmp_path):
-    config = tiny_config(tied=False, replay_frame="released", inclusive_boxes=True)
+    config = tiny_config(tied=False, replay_frame="released", inclusive_boxes=True, describe_prompt_number=1)
     text: Any = config.text_config
     text.vocab_size = FIRST_PROMPT_TOKEN + 6
     config.image_token_id = 128002
@@ -539,6 +543,7 @@ def test_a_device_that_is_not_there_is_an_error_that_says_so(device):
         ("config.json", '{"model_type": "GAR"}'),
         ("config.json", '{"model_type": "llama"}'),
         ("config.json", '{"mllm_config": {}}'),
+        ("config.json", "{}"),
         ("tokenizer.json", "{"),
         ("processor_config.json", "[]"),
         ("processor_config.json", "{"),
@@ -553,6 +558,23 @@ def test_a_damaged_checkpoint_is_one_error_that_names_it(nano, tmp_path, file, c
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     else:
         path.write_text(content)
+    with pytest.raises(ValueError, match="cannot load .*" + re.escape(str(tmp_path))):
+        gar.load(tmp_path, device="cpu")
+
+
+def test_an_adapter_without_its_weights_is_told_from_a_model(tmp_path):
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "nano", "task_type": "CAUSAL_LM"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"no adapter_model\.safetensors"):
+        gar.load(tmp_path, device="cpu")
+
+
+def test_a_configuration_of_other_sizes_is_one_error(nano, tmp_path):
+    nano.model.save_pretrained(tmp_path)
+    nano.processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["intermediate_size"] //= 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="cannot load .*" + re.escape(str(tmp_path))):
         gar.load(tmp_path, device="cpu")
 

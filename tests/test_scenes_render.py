@@ -198,6 +198,11 @@ def test_a_seed_gives_the_same_record_whatever_the_workers_and_a_stopped_run_goe
     assert kept.stat().st_mtime_ns == before and list(read_shards(tmp_path / "a")) == first
     render.render_shards(4, tmp_path / "a", seed=7, workers=1, pixels=64)  # the shard that was cut short is made anew
     assert kept.stat().st_mtime_ns == before and list(read_shards(tmp_path / "a")) == second
+    render.render_shards(1, tmp_path / "a", seed=7, workers=1, pixels=64)  # fewer take none away
+    assert list(read_shards(tmp_path / "a")) == second
+    with pytest.raises(ValueError, match="split is 'test', expected one of"):
+        render.render_shards(1, tmp_path / "e", workers=1, split="test")
+    assert not (tmp_path / "e").exists()
     with pytest.raises(ValueError, match="has scenes with seed 7, not 8: name another --out"):
         render.render_shards(4, tmp_path / "a", seed=8, workers=1, pixels=64)
     with pytest.raises(ValueError, match="has scenes with both False, not True"):

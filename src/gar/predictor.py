@@ -28,6 +28,7 @@ from transformers.generation.streamers import BaseStreamer
 from gar.inputs.processor import CutImage, GARProcessor, Request
 from gar.inputs.prompt import Form, prompt_name
 from gar.inputs.tiling import normalise, touched
+from gar.model.config import GARConfig
 from gar.model.gar import KEPT, GARForConditionalGeneration
 from gar.regions import Located, Region, load_image
 from gar.segment import load_segmenter, resolve
@@ -42,6 +43,7 @@ BROKEN = (
     json.JSONDecodeError,
     AttributeError,
     KeyError,
+    RuntimeError,
     TypeError,
 )  # what a damaged checkpoint raises
 _Row = tuple[Request, Tensor, list[Located]]  # a request, the features of its tiles, and the regions it is about
@@ -83,6 +85,7 @@ def load(
     Raises:
         ValueError: no such checkpoint, or one that does not fit its configuration.
     """
+    device = str(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if dtype == "auto":
@@ -104,9 +107,14 @@ def load(
     try:
         if Path(source, "adapter_config.json").is_file():
             return _adapted(source, device, dtype, segment)
+        fields, _ = GARConfig.get_config_dict(source)
+        if "mllm_config" not in fields and fields.get("model_type") != GARConfig.model_type:
+            raise ValueError(f"cannot load {source!r}: its model_type is {fields.get('model_type')!r}, it is no GAR")
         kind = "auto" if dtype == "stored" else getattr(torch, dtype)
         network: Any = GARForConditionalGeneration.from_pretrained(source, dtype=kind)
         processor = GARProcessor.from_pretrained(source, config=network.config)
+    except torch.OutOfMemoryError:
+        raise
     except OSError as error:
         ways = "Give 'nano', a folder with a checkpoint, or a hub id (HaochenWang/GAR-1B)"
         raise ValueError(f"cannot load {source!r}: {_first_line(error)} {ways}") from error
@@ -120,6 +128,8 @@ def _adapted(folder: str, device: str, dtype: str, segment: str | None) -> Predi
     import peft
 
     config = peft.PeftConfig.from_pretrained(folder)
+    if not Path(folder, "adapter_model.safetensors").is_file():
+        raise ValueError(f"{folder} has an adapter_config.json, but no adapter_model.safetensors: copy all of it")
     if not config.base_model_name_or_path:
         raise ValueError(f"{folder}/adapter_config.json names no base_model_name_or_path to add the adapter to")
     base = load(config.base_model_name_or_path, device=device, dtype=dtype, segment=segment)
@@ -338,6 +348,8 @@ class Scene:
         if choices is None:
             return self.generate([self.question_ids(question)], [self.regions], generation, on_text)[0]
         options = _options(choices)
+        for option in options.values():
+            self._predictor.processor.prompts.check_names(option, range(len(self.regions)), "choice")
         if self._predictor.model.config.choice_scoring == "letters":
             log_probabilities = self._letters(question, options)
         else:
@@ -558,7 +570,11 @@ def _slices(items: Sequence[Any], size: int) -> Iterator[Any]:
 
 def _options(choices: Sequence[str]) -> dict[str, str]:
     """Options by letter: "A. red", "(B) blue" keep their own letters, others get A, B, C, ... in order."""
-    if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+    if (
+        isinstance(choices, str)
+        or not isinstance(choices, Sequence)
+        or not all(isinstance(choice, str) for choice in choices)
+    ):
         raise ValueError(f"choices is {choices!r}: give a list of texts, as ['red', 'blue']")
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} choice(s): give at least two")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 
 from gar.regions import POINTING, Located, Region
 
@@ -120,7 +121,7 @@ class SAM:
             # Checkpoints name the processor of whole videos, or none; the one for pictures is named as its model is.
             name = type(self.model).__name__.removesuffix("Model") + "Processor"
             self.processor: Any = getattr(transformers, name, transformers.Sam2Processor).from_pretrained(checkpoint)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"cannot load the segmenter {checkpoint}: {reason} (GrabCut needs no checkpoint)"

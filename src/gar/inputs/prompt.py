@@ -184,17 +184,22 @@ class PromptWriter:
         question = self._proper(question)
         if not question.strip():
             raise ValueError("the question is empty: ask something, or use 'describe'")
-        for k in prompts_named(question):
-            if k not in regions:
-                there = ", ".join(map(prompt_name, sorted(regions))) or "none"
-                raise ValueError(
-                    f"the question names {prompt_name(k)}, but the given regions are: {there}; add its region or "
-                    "correct the name"
-                )
+        self.check_names(question, regions, "question")
         if region is not None and region not in regions:
             raise ValueError(f"region is {region}, expected one of {sorted(regions)}: each question marks its region")
         before = self._layout.gap if form == "ask" and regions else ""
         return self._question(self._mark(region) if region is not None else before, question)
+
+    @staticmethod
+    def check_names(text: str, regions: Sequence[int], what: str) -> None:
+        """Raises ValueError where a text (`what` says which) names a region that is not among these."""
+        for k in prompts_named(text):
+            if k not in regions:
+                there = ", ".join(map(prompt_name, sorted(regions))) or "none"
+                raise ValueError(
+                    f"the {what} names {prompt_name(k)}, but the given regions are: {there}; add its region or correct "
+                    "the name"
+                )
 
     def encode_answer(self, answer: str, end: bool = True) -> list[int]:
         """An answer as the model would write it, with the token that ends it or without."""
@@ -267,7 +272,12 @@ class PromptWriter:
         return ids[0]
 
     def _proper(self, text: str) -> str:
-        """A text with the names of regions as they are spelt; to a released checkpoint "<prompt0>" is other words."""
+        """A text with the names of regions as they are spelt; to a released checkpoint "<prompt0>" is other words.
+
+        Raises ValueError where it is no text, or one with halves of letters.
+        """
+        if not isinstance(text, str) or text != text.encode(errors="replace").decode():
+            raise ValueError(f"{text!r} is no valid text: give a str of whole Unicode letters")
         if self._config.prompt_style == "released":
             return text
         return re.sub(r"<\s*prompt\s*(\d+)\s*>", r"<Prompt\1>", text, flags=re.IGNORECASE)

@@ -73,23 +73,8 @@ def config_to_released(config: GARConfig) -> dict[str, Any]:
         ValueError: if the model has a part or a behaviour that the released layout cannot name.
     """
     ours = config.to_dict()
-    unnamed = {
-        name: ours[name]
-        for name, released in {
-            "replay_frame": "released",
-            "inclusive_boxes": True,
-            "mention_embedding": False,
-            "context_pooling": 1,
-            "thumbnail": True,
-            "tower_levels": 0,
-            "prompt_style": "released",
-        }.items()
-        if ours[name] != released
-    }
-    if unnamed:
-        raise ValueError(f"the released layout cannot express {unnamed}: save this model in our own layout instead")
     mllm_fields = ("text_config", "vision_config", "projector_pooling_ratio", "vision_use_cls_token")
-    return {
+    released = {
         "architectures": ["GARModel"],
         "model_type": "GAR",
         "dtype": ours.get("dtype"),
@@ -107,6 +92,13 @@ def config_to_released(config: GARConfig) -> dict[str, Any]:
             "use_flash_attn": False,
         },
     }
+    back = type(config).from_dict(released).to_dict()
+    # Sub-configurations are written as they are; the processor's own file has the most tiles.
+    fields = type(config).__annotations__.keys() - {"text_config", "vision_config", "max_num_tiles"}
+    unnamed = {name: ours[name] for name in sorted(fields) if back[name] != ours[name]}
+    if unnamed:
+        raise ValueError(f"the released layout cannot express {unnamed}: save this model in our own layout instead")
+    return released
 
 
 def save_released(model: GARForConditionalGeneration, folder: str | Path) -> None:

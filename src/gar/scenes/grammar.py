@@ -212,8 +212,8 @@ def relations(facts: Facts, i: int, j: int, margin: float = 1.0) -> set[str]:
     one, other = facts["things"][i], facts["things"][j]
     found = {word for a_, word, b_ in facts["relations"] if (a_, b_) == (i, j)}
     found |= {INVERSE[word] for a_, word, b_ in facts["relations"] if (a_, b_) == (j, i) and word in INVERSE}
-    if margin and found & {"on", "under", "inside", "contains"}:
-        return found  # stacked: any offset to the side is too small to speak of
+    if margin and (_stands(facts, i, j) or _stands(facts, j, i)):
+        return found  # stacked: any offset to the side is too small to speak of, and what is higher is no nearer
     step = margin * 0.06 * facts["size"][0]
     for word, first, second in (("left", one, other), ("right", other, one)):
         if centre(second) - centre(first) > step:
@@ -224,6 +224,16 @@ def relations(facts: Facts, i: int, j: int, margin: float = 1.0) -> set[str]:
         if abs(one["depth"] - other["depth"]) > step:
             found.add("front" if one["depth"] < other["depth"] else "behind")
     return found
+
+
+def _stands(facts: Facts, i: int, j: int) -> bool:
+    """Whether thing i is on or inside thing j, or on or inside one that is."""
+    below = {one: other for one, word, other in facts["relations"] if word in ("on", "inside")}
+    while i in below:
+        i = below[i]
+        if i == j:
+            return True
+    return False
 
 
 def _synonyms() -> dict[str, str]:

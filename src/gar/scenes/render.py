@@ -9,6 +9,8 @@ import io
 import json
 import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,11 +21,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from gar.data.sample import Sample, read_shards, write_shard, write_whole
+from gar.data.sample import Sample, read_shards, replacing, write_shard, write_whole
 from gar.regions import decode_rle, encode_rle
 from gar.scenes.text import talk
 from gar.scenes.things import PRIMITIVES, Mesh
-from gar.scenes.world import Camera, Panel, Surface, Thing, World, linear, sample_world
+from gar.scenes.world import SPLITS, Camera, Panel, Surface, Thing, World, linear, sample_world
 
 SHARD = 50  # scenes in a shard
 MIN_AREA = 40  # pixels; what is smaller is nothing one could talk about
@@ -31,11 +33,9 @@ LICENCE = "Apache-2.0"
 
 
 def _mitsuba() -> Any:
-    try:
-        import drjit
-        import mitsuba
-    except ImportError as error:
-        raise ValueError("rendering needs Mitsuba: install it with `pip install grasp-any-region[scenes]`") from error
+    import drjit
+    import mitsuba
+
     if mitsuba.variant() != "scalar_rgb":
         mitsuba.set_variant("scalar_rgb")
         drjit.set_thread_count(1)  # the workers share the cores
@@ -447,7 +447,7 @@ def render_shards(
     """Render the scenes of seeds seed .. seed + num - 1 into `out`/{split}-{index:05d}.parquet, 50 to a file.
 
     A file with as many scenes as it needs is kept, so that a stopped run goes on where it was, and a longer one after a
-    shorter one. A scene depends on its seed alone. `out`/{split}.json has the settings.
+    shorter one. A scene depends on its seed and these settings alone. `out`/{split}.json has the settings.
 
     Args:
         both: write each scene's mirror image (`mirrored`) too: twice the records for little more time.
@@ -460,6 +460,9 @@ def render_shards(
 
     if num < 1 or workers < 1:
         raise ValueError(f"num {num} and workers {workers}: both must be at least 1")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    _mitsuba()  # before anything is written
     settings = {"seed": seed, "generators": generators, "pixels": pixels, "both": both}
     _same_settings(Path(out) / f"{split}.json", settings)
     jobs = []
@@ -475,9 +478,23 @@ def render_shards(
             for job in jobs:
                 progress.advance(task, _render_shard(job))
         elif jobs:
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                for done in pool.imap_unordered(_render_shard, jobs):
-                    progress.advance(task, done)
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers, mp_context=spawn)
+            try:
+                for done in as_completed([pool.submit(_render_shard, job) for job in jobs]):
+                    progress.advance(task, _rendered(done))
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _rendered(done: Future[int]) -> int:
+    """How many scenes a worker wrote. Raises ValueError where it was killed."""
+    try:
+        return done.result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a worker was killed, most often for lack of memory: take fewer --workers; the same command again goes on"
+        ) from error
 
 
 def _same_settings(path: Path, settings: dict[str, Any]) -> None:
@@ -494,12 +511,12 @@ def _same_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _holds(path: Path, records: int) -> bool:
-    """Whether a shard is there and has so many records. Raises ValueError where it is something else."""
+    """Whether a shard is there and has so many records, or more. Raises ValueError where it is something else."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return path.exists() and pq.read_metadata(path).num_rows == records
+        return path.exists() and pq.read_metadata(path).num_rows >= records
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is no shard of scenes: remove it, or name another --out") from error
 
@@ -521,4 +538,5 @@ def contact_sheet(folder: str | Path, path: str | Path, num: int = 24, columns: 
     sheet = Image.new("RGB", (columns * width, -(-len(cells) // columns) * height), "white")
     for i, cell in enumerate(cells):
         sheet.paste(cell, (i % columns * width, i // columns * height))
-    sheet.save(path)
+    with replacing(Path(path)) as temporary:
+        sheet.save(temporary, "PNG")
