@@ -2,6 +2,7 @@
 # cache of what it downloads (3 GB), unless PIP_CACHE_DIR says where.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check $(if $(PIP_CACHE_DIR),,--no-cache-dir)
+export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 # Describe a region of the sample picture.
 run: .venv/.installed

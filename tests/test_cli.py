@@ -256,6 +256,8 @@ def test_describe_without_a_region_names_the_ways_to_give_one(picture: str, caps
         (["--box", "9,2,3,8"], "x0 < x1"),
         (["--box", "nan,2,3,8"], "finite"),
         (["--box", "1,2,300,8"], "64x48"),
+        (["--box", "0,0,1,1"], "for coordinates in 0..1 give --normalized"),
+        (["--point", "0.5,0.25"], "for coordinates in 0..1 give --normalized"),
         (["--box", "-1,2,30,8"], "-1"),
         (["--point", "3"], "pairs"),
         (["--point", ""], "an empty argument"),

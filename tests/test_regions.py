@@ -267,6 +267,15 @@ def test_a_mask_file_in_which_black_is_not_zero_means_the_same_pixels_too(mode: 
 # --- RLE --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_mask_does_not_grow_by_what_it_smears(mode: str, tmp_path):
+    y, x = np.mgrid[:200, :200]
+    disc = (x - 100) ** 2 + (y - 90) ** 2 < 60**2
+    Image.fromarray(disc.astype(np.uint8) * 255).convert(mode).save(tmp_path / "disc.jpg", quality=75)
+    found = Region.mask(tmp_path / "disc.jpg").locate(200, 200)
+    assert np.count_nonzero(found.mask != disc) < 0.005 * disc.sum()
+
+
 @given(masks)
 def test_rle_goes_out_and_comes_back(mask: np.ndarray):
     height, width = mask.shape

@@ -931,6 +931,9 @@ def _parse(kind: str, value: str, normalized: bool) -> list[Region]:
         numbers = [[float(number) for number in group.split(",")] for group in value.split()]
     except ValueError as error:
         raise ValueError(f"--{kind} {value!r}: write numbers, as in {_EXAMPLES[kind]}") from error
+    within = [number for group in numbers for number in group]
+    if not normalized and max(within, default=2) <= 1 and (kind == "box" or any(number % 1 for number in within)):
+        raise ValueError(f"--{kind} {value!r} lies within one pixel: for coordinates in 0..1 give --normalized")
     if kind == "box":
         if [len(group) for group in numbers] != [4]:
             raise ValueError(f"--box {value!r}: write four numbers, as in {_EXAMPLES[kind]}")

@@ -60,7 +60,8 @@ class Region:
         An array may be bool, integer (non-zero is in) or float (above 0.5 is in). In a file, every pixel that is not
         black is in, whatever its mode (1-bit, grey, palette, colour, 16 bit); where a file has an alpha channel that is
         not the same everywhere, every pixel that is not fully transparent is in, and its colours mean nothing. Several
-        labels in one mask are one region.
+        labels in one mask are one region. In a JPEG, which smears edges, what is brighter than half of its brightest is
+        in.
 
         Args:
             mask: the array, or the path of the file.
@@ -154,14 +155,9 @@ class Region:
         outside = (xy < 0) | ((xy >= size) if inside else (xy > size))
         if outside.any():
             x, y = self.coordinates[int(outside.any(1).argmax())]
-            hint = (
-                ""
-                if self.normalized or not 0 <= min(x, y) <= max(x, y) <= 1
-                else "; for coordinates in 0..1 say normalized"
-            )
             raise ValueError(
                 f"{self.kind} reaches {x:g},{y:g}, outside of the picture of {width}x{height} "
-                f"(x 0..{width}, y 0..{height}){hint}"
+                f"(x 0..{width}, y 0..{height})"
             )
         return xy
 
@@ -192,7 +188,9 @@ class Region:
                 xy = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
             mask = fill(xy, width, height)
         if not mask.any():
-            raise ValueError(f"{self} holds no pixel's centre in the picture of {width}x{height}: make it larger")
+            tiny = not self.normalized and self.coordinates and np.max(self.coordinates) <= 1
+            hint = ", or for coordinates in 0..1 say normalized" if tiny else ""
+            raise ValueError(f"{self} holds no pixel's centre in the picture of {width}x{height}: make it larger{hint}")
         return Located.from_mask(mask, self.origin or self)
 
 
@@ -293,7 +291,9 @@ def _upright(image: str | os.PathLike[str] | io.BytesIO | Image.Image, name: str
         if isinstance(image, Image.Image):
             return ImageOps.exif_transpose(image)
         with Image.open(image) as opened:
-            return ImageOps.exif_transpose(opened)
+            upright = ImageOps.exif_transpose(opened)
+            upright.format = opened.format
+            return upright
     except FileNotFoundError as error:
         raise ValueError(f"{name}: no such file") from error
     except IsADirectoryError as error:
@@ -318,6 +318,8 @@ def read_mask(file: str | os.PathLike[str] | io.BytesIO, name: str) -> np.ndarra
     if image.mode in ("RGBA", "LA", "PA"):
         alpha = array[..., -1]
         array = alpha if alpha.min() != alpha.max() else np.asarray(image.convert("RGB"))
+    if image.format == "JPEG":  # around an edge it leaves what is nearly black
+        array = array > array.max() // 2
     if array.ndim == 3:
         array = array.any(2)
     return _as_mask(array)
