@@ -56,7 +56,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = read_json(path)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and {*FORM} <= {*row} for row in rows):
         raise ValueError(f"{path}: no items in GAR-Bench's form: make some with `gar bench build candidates`")
-    named = [{"id": str(index), **row} for index, row in enumerate(rows)]
+    named = [{**row, "id": str(row.get("id", index))} for index, row in enumerate(rows)]
     refuse_names(path, [(row["id"], row["type"]) for row in named])
     return named
 

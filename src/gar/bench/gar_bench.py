@@ -72,13 +72,13 @@ class _GARBench(Benchmark):
     source = f"{PUBLISHED}/GAR-Bench/annotations"
 
     def items(self, path: Path) -> list[Item]:
-        return [self._item(row.get("id", str(index)), row) for index, row in enumerate(read_json(path))]
+        return [self._item(str(row.get("id", index)), row) for index, row in enumerate(read_json(path))]
 
     def _item(self, index: str, row: dict[str, Any]) -> Item:
         raise NotImplementedError
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        said = _by_key(rows, lambda row: row.get("id", row["image"]))
+        said = _by_key(rows, lambda row: str(row.get("id", row["image"])))
         mine = [(item, said[key]) for item in items for key in (item.id, item.image) if key in said]
         for item, row in mine:
             if row.get("question", item.question) != item.question:
@@ -87,10 +87,10 @@ class _GARBench(Benchmark):
 
 
 def _by_key(rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
-    """Rows by what names their item. Raises ValueError where two have the same name."""
+    """Rows by what names their item. Raises ValueError where two that differ have the same name."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if found.setdefault(key(row), row) is not row:
+        if found.setdefault(key(row), row) != row:
             raise ValueError(f'two rows about {key(row)}: give each item, and its rows, an "id" of its own')
     return found
 

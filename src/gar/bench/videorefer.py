@@ -25,11 +25,17 @@ HIGHEST = 5
 NOT_IN_FRAME = "a region that is asked about has no mask in the frame"
 
 
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What each row is called: its id, or its place where ids do not tell all rows apart."""
+    ids = [str(row.get("id", index)) for index, row in enumerate(rows)]
+    return ids if len({*ids}) == len(ids) else [*map(str, range(len(ids)))]
+
+
 class _VideoRefer(Benchmark):
     dataset = "DAMO-NLP-SG/VideoRefer-Bench"
 
     def answers(self, rows: Any, items: Sequence[Item]) -> dict[str, str]:
-        return {str(row.get("id", index)): row["pred"] for index, row in enumerate(rows)}
+        return {name: row["pred"] for name, row in zip(_names(rows), rows, strict=True)}
 
 
 class VideoReferQ(_VideoRefer, Choices):
@@ -39,12 +45,13 @@ class VideoReferQ(_VideoRefer, Choices):
 
     def items(self, path: Path) -> list[Item]:
         found = []
-        for index, row in enumerate(read_json(path)):
+        rows = read_json(path)
+        for name, row in zip(_names(rows), rows, strict=True):
             numbers = count()
             marked = re.sub(r"(?:<object\d+>\s*)?<region>", lambda _, k=numbers: f"<Prompt{next(k)}>", row["Question"])
             found.append(
                 Item(
-                    str(row.get("id", index)),
+                    name,
                     question=marked,
                     choices=tuple(
                         f"{letter_of(option)}. {option.partition(')')[2].strip()}" for option in row["options"]
@@ -102,9 +109,9 @@ Hallucination Detection: is everything that it says true? 5 means that nothing i
 Write one JSON object with these four names and their ratings, nothing else."""
 
     def items(self, path: Path) -> list[Item]:
+        rows = read_json(path)
         return [
-            Item(str(row.get("id", index)), truth=row["caption"], **_frame(row, 0))
-            for index, row in enumerate(read_json(path))
+            Item(name, truth=row["caption"], **_frame(row, 0)) for name, row in zip(_names(rows), rows, strict=True)
         ]
 
     def references(self, item: Item) -> Sequence[str]:
@@ -115,8 +122,7 @@ Write one JSON object with these four names and their ratings, nothing else."""
 
     def verdicts(self, rows: Any, items: Sequence[Item], answers: dict[str, str]) -> dict[str, list[str | None] | str]:
         found: dict[str, list[str | None] | str] = {}
-        for index, row in enumerate(rows):
-            name = str(row.get("id", index))
+        for name, row in zip(_names(rows), rows, strict=True):
             rated = json.dumps({aspect: row[aspect] for aspect in ASPECTS if aspect in row})
             found[name] = [rated] if row.get("pred", answers.get(name)) == answers.get(name) else OTHER_ANSWER
         return found
