@@ -342,8 +342,8 @@ def test_label_studio_shapes_are_percent_and_may_be_turned(tmp_path: Path):
     assert words(sample) == ["Cat", "Dog", "A dog,\nturned.", "x"]
     for name in ("my cat.png", "0123abcd-my cat.png"):  # as it was uploaded, or as Label Studio keeps it
         (tmp_path / "a.png").rename(tmp_path / name)
-        task["data"]["image"] = "/data/upload/1/0123abcd-my%20cat.png"
-        (tmp_path / "export.json").write_text(json.dumps([task]))
+        uploaded = task | {"data": {"image": "/data/upload/1/0123abcd-my%20cat.png"}}
+        (tmp_path / "export.json").write_text(json.dumps([uploaded]))
         (again,) = open_data(tmp_path / "export.json")
         assert again.turns == sample.turns
         (tmp_path / name).rename(tmp_path / "a.png")
@@ -749,6 +749,19 @@ def test_each_reject_is_written_once_by_whatever_process_and_run(bad: Path):
             list(islice(walk, 10))
     assert len((bad / "rejects.jsonl").read_text().splitlines()) == len(BAD)
     assert Rejects(bad / "rejects.jsonl").counts() == dict.fromkeys(BAD, 1)
+
+
+def test_a_line_of_rejects_that_was_cut_off_does_not_count(bad: Path):
+    """Whether it stands last, or other lines were written behind it."""
+    file = bad / "rejects.jsonl"
+    Rejects(file).add("a", Unusable("no text", "x"))
+    whole = file.read_bytes()
+    file.write_bytes(b'{"record": "cut", "rea\n[1]\n\n' + whole + b'{"record": "b", "re')
+    rejects = Rejects(file)
+    assert rejects.counts() == {"no text": 1}
+    rejects.add("b", Unusable("crowd", "y"))
+    rejects.add("c", Unusable("crowd", "z"))
+    assert rejects.counts() == Rejects(file).counts() == {"no text": 1, "crowd": 2}
 
 
 def test_a_truncated_picture_is_found_where_it_is_decoded(bad: Path):

@@ -84,7 +84,8 @@ def _annotation(region: dict[str, Any], size: tuple[int, int], pictures: Folder)
         return Annotation(region["rle"], name, text)
     try:
         if "box" in region:
-            mask = box_in(*region["box"], *size)
+            x0, y0, x1, y1 = region["box"]
+            mask = box_in(x0, y0, x1, y1, *size)
         elif "polygon" in region:
             mask = polygon_in(region["polygon"], *size)
         elif "mask" in region:

@@ -12,6 +12,7 @@ import os
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -71,7 +72,8 @@ START = Place()
 class Rejects:
     """The records that could not be used, each once: counted by reason and written as JSON lines.
 
-    Several processes may share the file: they append whole lines to it, and read those of the others.
+    Several processes may share the file: they append whole lines to it, and read those of the others. What a process
+    that was killed left of a line does not count.
 
     Args:
         path: of the file; without one the records are only counted.
@@ -97,6 +99,8 @@ class Rejects:
         self._reasons[record] = reason
         if self.path:
             line = json.dumps({"record": record, "reason": reason, "detail": detail}) + "\n"
+            if self._unread():
+                line = "\n" + line  # behind one that was cut off
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
@@ -114,13 +118,18 @@ class Rejects:
         return ", ".join(f"{n} {reason}" for reason, n in self.counts().most_common())
 
     def _refresh(self) -> None:
-        if self.path and self.path.exists() and self.path.stat().st_size > self._read:
+        if self.path and self._unread():
             with self.path.open("rb") as file:
                 file.seek(self._read)
-                whole = file.read().rpartition(b"\n")[0]
-            self._read += len(whole) + 1 if whole else 0
-            lines = map(json.loads, whole.splitlines())
-            self._reasons |= {line["record"]: line["reason"] for line in lines}
+                whole, end, _ = file.read().rpartition(b"\n")
+            self._read += len(whole + end)
+            for line in whole.splitlines():
+                with suppress(ValueError, *MALFORMED):
+                    known = json.loads(line)
+                    self._reasons[known["record"]] = known["reason"]
+
+    def _unread(self) -> bool:
+        return self.path is not None and self.path.exists() and self.path.stat().st_size > self._read
 
 
 def made_of(sample: Sample, make: Make, rng: random.Random) -> Any:
