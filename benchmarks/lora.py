@@ -120,6 +120,8 @@ def main() -> None:
     parser.add_argument("--adapt", default="language", help="as for gar train finetune")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if (given.out / "run").exists():
+        parser.error(f"{given.out / 'run'} is there: name another --out")
 
     write_shard(islice(records(given.train, given.seed), given.records), given.out / "data" / "new.parquet")
     scenes = list(islice(read_shards(given.test), given.scenes))

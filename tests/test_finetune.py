@@ -29,11 +29,12 @@ from gar.data.annotated import Annotation, annotated
 from gar.data.folder import write_jsonl
 from gar.data.formats import open_data, open_together
 from gar.data.published import write_coco
-from gar.data.sample import Sample, write_shard
+from gar.data.sample import Sample, Turn, Unusable, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
 from gar.model.released import save_released
 from gar.train import finetune, recipes
+from gar.train.feed import Packer
 from gar.train.objective import part_of
 from gar.train.recipes import Stage
 from gar.train.trainer import train
@@ -91,6 +92,9 @@ def test_one_command_trains_an_adapter_that_loads_like_a_model(folder, processor
 
     assert main(line(folder, out, "--recipe", "finetune")) == 2
     assert "holds a run with recipe lora, not finetune: name another --out" in capsys.readouterr().err
+    assert main(line(folder, out, "--lora", "--epochs", "4", "--rate", "0.004")) == 2
+    assert "holds a run with rate 0.003, not 0.004: name another --out" in capsys.readouterr().err
+    assert not list(out.glob("*.tmp"))
 
     adapted, base = gar.load(out, device="cpu"), gar.load(folder / "model", device="cpu")
     assert not any("lora" in name for name, _ in adapted.model.named_parameters())
@@ -243,6 +247,8 @@ def test_weights_train_also_where_nothing_decays(processor):  # noqa: F811
         (["--recipe", "qlora", "--model", "nano"], "nano: weights become 4 bits as they are read from a whole"),
         (["--recipe", "qlora"], "4-bit weights need a CUDA GPU and bitsandbytes"),
         (["--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
+        (["--lora", "--recipe", "nonsense"], "no recipe 'nonsense': expected one of finetune, lora"),
+        (["--lora", "--recipe", "qlora"], "--lora is short for --recipe lora: leave it away for qlora"),
         (["--epochs", "inf"], "inf epochs: give a finite number"),
         (["--adapt", "tower"], "--adapt tower: of no use without adapters: give --lora"),
         (["--lora", "--adapt", "tower,mask"], "no part 'mask' to adapt: expected some of language, projector, tower"),
@@ -254,6 +260,25 @@ def test_a_fine_tuning_that_cannot_be_is_one_line(folder, tmp_path, capsys, more
     assert main(line(folder, tmp_path, "--device", "cpu", *more)) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("gar: error:") and problem in said[-1]
+
+
+def test_a_model_is_not_written_over_itself(folder, capsys):
+    before = sorted((folder / "model").iterdir())
+    for command in (line(folder, folder / "model"), ["train", "export", *2 * [str(folder / "model")]]):
+        if command[1] == "export":
+            command.insert(3, "--out")
+        assert main(command) == 2
+        assert "model is the model itself: name another --out" in capsys.readouterr().err
+    assert sorted((folder / "model").iterdir()) == before
+
+
+def test_a_text_that_the_model_cannot_read_is_a_reject(processor):  # noqa: F811
+    most = processor.config.text_config.max_position_embeddings
+    for stage, kind in ((recipes.finetune(9)[0], "detailed"), (recipes.gar_1b(9)[0], "")):
+        packer = Packer(processor, stage)
+        sample = Sample(squares(0).image, squares(0).masks, [Turn("What is <Prompt0>?", "a " * most, kind)])
+        with pytest.raises(Unusable, match=f"text too long: .* tokens, the model reads {most}"):
+            packer(sample, random.Random(0))
 
 
 def test_a_coco_file_far_from_its_pictures_says_so_and_is_told_where_they_are(folder, tmp_path, capsys):

@@ -86,7 +86,8 @@ def processor(samples) -> GARProcessor:
 
 @pytest.fixture(scope="module")
 def released_processor(released_tokenizer) -> GARProcessor:
-    changes: Any = {"replay_frame": "released", "inclusive_boxes": True, "max_num_tiles": 4}
+    changes: Any = {"replay_frame": "released", "inclusive_boxes": True, "describe_prompt_number": 1}
+    changes["max_num_tiles"] = 4
     config = tiny_config(**changes)
     config.text_config.vocab_size = 128262
     config.image_token_id, config.crop_token_ids = 128002, [128004, 128005, 128008, 128010, 128011]
@@ -719,6 +720,15 @@ def test_a_loss_that_falls_and_is_noisy_has_no_spike_and_one_that_goes_back_to_c
         trainer._check(loss, 1.0, recent, *rest)
     with pytest.raises(ValueError, match="times that of the steps before"):
         trainer._check(4.0, 1.0, recent, *rest)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_settings_that_were_cut_off_are_written_anew(tmp_path, content):
+    (tmp_path / "stage.json").write_text(content)
+    log = Log(tmp_path, "a", 1)
+    log.begin({"steps": 2})
+    log.close()
+    assert json.loads((tmp_path / "stage.json").read_text()) == {"steps": 2}
 
 
 def test_a_run_that_goes_on_drops_the_lines_after_its_checkpoint(tmp_path):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from gar.data.conversation import chat_pack
 from gar.data.packing import Pack, pack
-from gar.data.sample import Sample
+from gar.data.sample import Sample, Unusable
 from gar.data.stream import START, Data, Place, Rejects, made_of
 from gar.inputs.processor import GARProcessor
 from gar.train.recipes import Stage
@@ -191,7 +191,10 @@ class Feed:
 
 @dataclass(frozen=True)
 class Packer:
-    """What a stage makes of a sample; a class, because it travels to worker processes."""
+    """What a stage makes of a sample; a class, because it travels to worker processes.
+
+    Raises Unusable as `pack` and `chat_pack`, and where a text is longer than the model reads.
+    """
 
     processor: GARProcessor
     stage: Stage
@@ -200,11 +203,16 @@ class Packer:
     def __call__(self, sample: Sample, rng: random.Random) -> Pack | None:
         stage = self.stage
         if stage.chat:
-            return chat_pack(sample, self.processor, rng, stage.regions)
-        return pack(
-            sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
-            hidden=stage.hidden, zoomed=stage.zoomed,
-        )  # fmt: skip
+            made = chat_pack(sample, self.processor, rng, stage.regions)
+        else:
+            made = pack(
+                sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
+                hidden=stage.hidden, zoomed=stage.zoomed,
+            )  # fmt: skip
+        most = self.processor.config.text_config.max_position_embeddings
+        if made and max(made.positions) >= most:
+            raise Unusable("text too long", f"{max(made.positions) + 1} tokens, the model reads {most}")
+        return made
 
 
 def _dealt(places: Places, takers: int) -> Places:

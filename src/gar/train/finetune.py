@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from gar.data.formats import open_together
 from gar.data.packing import Pack
-from gar.data.sample import replacing
+from gar.data.sample import write_whole
 from gar.data.stream import Data
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
@@ -77,6 +78,7 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    _refuse_itself(model, out)
     if model != "nano" and Path(model).exists():
         model = str(Path(model).resolve())  # an adapter's base is found from everywhere
     rank, world = join("nccl" if device.startswith("cuda") else "gloo")
@@ -89,6 +91,7 @@ def run(
     settings = {"data": names, "pictures": str(pictures), "model": model, "recipe": recipe}
     # Of another number of records others are held out.
     settings |= {"records": training.num_records() + validation.num_records(), "held_out": held_out, "seed": seed}
+    settings |= {"epochs": epochs, "rate": rate, "adapt": [*adapt] or None}
     before = _go_on(begun, settings)
     if before is None and rank == 0:
         rejects.unlink(missing_ok=True)  # of a start that failed
@@ -115,8 +118,7 @@ def run(
         tell_memory(objective, max(ready, key=lambda p: len(p.input_ids)), world, sharded)
         if before is None:
             before = measure(objective, ready)
-            with replacing(begun) as temporary:
-                temporary.write_text(json.dumps({"settings": settings, "before": before}))
+            write_whole(begun, json.dumps({"settings": settings, "before": before}).encode())
     before = gathered(before)[0]
     objective = train(
         network, processor, training, stage, out,
@@ -128,9 +130,15 @@ def run(
     report = {"data": names, "model": model, "recipe": recipe, "before": before, "after": after}
     if rank == 0:
         write_result(network, processor, weights, out, adapter=bool(stage.lora_rank))
-        (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_whole(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     gathered(None)
     return report
+
+
+def _refuse_itself(model: str, out: Path) -> None:
+    """Raises ValueError where a model would be written over the one that it is made of."""
+    if out.exists() and Path(model).exists() and out.samefile(model):
+        raise ValueError(f"{out} is the model itself: name another --out")
 
 
 def _go_on(begun: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -347,15 +355,21 @@ def whole_weights(model: GARForConditionalGeneration, adapter: bool) -> dict[str
 def write_result(
     model: GARForConditionalGeneration, processor: GARProcessor, weights: dict[str, Tensor], out: Path, adapter: bool
 ) -> None:
-    """Write what `gar.load` opens: an adapter in peft's format, or the whole model in our layout."""
+    """Write what `gar.load` opens: an adapter in peft's format, or the whole model in our layout; each file whole."""
+    temporary = out / "result.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     if adapter:
         config: Any = model.peft_config["default"]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
         named = {f"base_model.model.{name.replace('.default.', '.')}": value for name, value in weights.items()}
-        save_file(named, out / "adapter_model.safetensors", {"format": "pt"})
-        config.save_pretrained(str(out))
+        save_file(named, temporary / "adapter_model.safetensors", {"format": "pt"})
+        config.save_pretrained(str(temporary))
     else:
-        model.save_pretrained(out, state_dict=weights)
-        processor.save_pretrained(out)
+        model.save_pretrained(temporary, state_dict=weights)
+        processor.save_pretrained(temporary)
+    for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".json"):  # what tells its kind comes last
+        file.replace(out / file.name)
+    temporary.rmdir()
 
 
 def export(run: str, out: Path, released: bool = False) -> None:
@@ -366,8 +380,9 @@ def export(run: str, out: Path, released: bool = False) -> None:
         released: in the released layout instead of ours.
 
     Raises:
-        ValueError: the released layout has no words for this model.
+        ValueError: the released layout has no words for this model, or `out` is the run itself.
     """
+    _refuse_itself(run, out)
     predictor = load(run, device="cpu", dtype="stored")
     if released:
         save_released(predictor.model, out)

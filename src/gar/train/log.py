@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gar.data.sample import replacing
+from gar.data.sample import write_whole
 
 MISSING = "pip install 'grasp-any-region[train]'"
 
@@ -30,8 +30,7 @@ class Log:
         if quiet:
             return
         kept = [line for line in self._lines() if line["step"] <= start]
-        with replacing(self.file) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -45,11 +44,14 @@ class Log:
             return
         file = self.out / "stage.json"
         if self.start and file.exists():
-            before = json.loads(file.read_text())
-            changed = [k for k, v in json.loads(json.dumps(about)).items() if before.get(k) != v]
+            try:
+                before = json.loads(file.read_text())
+                changed = [k for k, v in json.loads(json.dumps(about)).items() if before.get(k) != v]
+            except (ValueError, AttributeError):  # it was cut off
+                changed = []
             self._say(f"goes on after step {self.start}" + (f", with other {', '.join(changed)}" if changed else ""))
         self._say(json.dumps(about))
-        file.write_text(json.dumps(about, indent=2))
+        write_whole(file, json.dumps(about, indent=2).encode())
 
     def __call__(self, line: dict[str, Any]) -> None:
         """Write one line of figures; it has a "step"."""

@@ -102,14 +102,14 @@ def train(
             log(_averages(_total(sums)) | {"step": done, "seconds": round(time.monotonic() - began, 1)})
             sums.clear()
         if done % save_every == 0 or done == stage.steps:
-            mine = feed.places[rank * max(workers, 1) : (rank + 1) * max(workers, 1)]
-            places = [place for part in gathered(mine) for place in part]
-            progress = {"places": places, "sums": _total(sums), "recent": [*recent]}
-            save(out, done, objective, optimizer, progress, keep)
             if validate and (rank == 0 or sharded):
                 objective.eval()
                 log({"step": done, "validation": validate(objective)})
                 objective.training_mode()
+            mine = feed.places[rank * max(workers, 1) : (rank + 1) * max(workers, 1)]
+            places = [place for part in gathered(mine) for place in part]
+            progress = {"places": places, "sums": _total(sums), "recent": [*recent]}
+            save(out, done, objective, optimizer, progress, keep)
             log.plot()
     objective.eval()
     log.close()
