@@ -23,7 +23,6 @@ class Stage:
         stands by itself. All of them, whatever `turns` says, and not with `drill`, `hidden` or `zoomed`.
     drill: how often nano reads short questions in one wording each (`gar.scenes.text.drill`) in place of a whole talk.
     hidden: how often the turns about a picture see only their regions' summaries, and no picture.
-    few: where the picture is seen, how often at most two of its regions are marked.
     zoomed: how often the picture is cropped to a part with all marked regions; for stages without `language`.
     at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
         number of processes. 0: each process takes its share of the batch as one group.
@@ -52,7 +51,6 @@ class Stage:
     chat: bool = False
     drill: float = 0.0
     hidden: float = 0.0
-    few: float = 0.0
     zoomed: float = 0.0
     at_once: int = 0
     language: bool = True
@@ -84,10 +82,9 @@ class Stage:
 def nano() -> list[Stage]:
     """The built-in model: vision with heads, then the language model on it.
 
-    "compare" and "look" come before "language": as long as attention is spread evenly, the few tokens of a question
-    drown among those of picture and regions, and many ways to ask drown what all of them ask. So the first turns are
-    short and in one wording. In "compare" they see only the summaries of the regions that they name; in "look" the
-    picture, of which hardly anything is marked.
+    "compare" comes before "language": as long as attention is spread evenly, the few tokens of a question drown among
+    those of picture and regions, and many ways to ask drown what all of them ask. So the first turns are short, in one
+    wording, and see only the summaries of the regions that they name.
     """
     vision = Stage(
         "vision", steps=1000, batch=16, turns=1, regions=10, zoomed=0.4, language=False, tower_rate=0.5, warmup=40,
@@ -98,24 +95,16 @@ def nano() -> list[Stage]:
         frozen=("tower", "mask", "projector"), rate=3e-3, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=0.3,
     )  # fmt: skip
     language = replace(
-        compare, name="language", steps=3600, turns=32, drill=0.35, hidden=0.4, few=0.5, rate=1.5e-3, vision_rate=0.4,
+        compare, name="language", steps=3600, turns=32, drill=0.25, hidden=0.6, rate=1.5e-3, vision_rate=0.4,
         muon_rate=0.012, balance=0.4, warmup=20, floor=0.0,
     )  # fmt: skip
-    look = replace(
-        language, name="look", steps=1300, turns=40, regions=2, drill=1.0, hidden=0.0, few=0.0, rate=2e-3,
-        muon_rate=0.015, heads=0.2, floor=0.2,
-    )  # fmt: skip
-    return [vision, compare, look, language]
+    return [vision, compare, language]
 
 
 def nano_again() -> list[Stage]:
     """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU."""
-    vision, _, look, language = nano()
-    return [
-        replace(vision, steps=1700, batch=32),
-        replace(look, steps=300, batch=16),
-        replace(language, steps=1850, batch=32),
-    ]
+    vision, _, language = nano()
+    return [replace(vision, steps=1700, batch=32), replace(language, steps=1850, batch=32)]
 
 
 def gar_1b(samples: int, epochs: float = 1) -> list[Stage]:
