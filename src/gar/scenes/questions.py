@@ -230,15 +230,6 @@ WHICH_ABSENT = (
     "Which of the following is absent from the image?",
     "What can not be seen in the picture?",
 )
-# Short ones for what is not marked: (told by, asked for, question).
-FIND = (
-    ("category", "color", "What color is the {x}?"),
-    ("category", "pattern", "What pattern does the {x} have?"),
-    ("color", "category", "What is the {x} object?"),
-)
-TOUCHED = "What is {p} {x}?"
-NEAREST = "What is nearest to {p}?"
-OUTERMOST = "What is the {x} object?"
 SAME = (
     "Do {p} and {q} have the same {x}?",
     "Is the {x} of {p} the same as that of {q}?",

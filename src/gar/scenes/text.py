@@ -78,11 +78,10 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
     return turns
 
 
-def drill(facts: Facts, rng: Random, num_turns: int = 116) -> list[Turn]:
-    """Short open questions, one wording a type: half of them compare regions, half look for what is not marked.
+def drill(facts: Facts, rng: Random, num_turns: int = 60) -> list[Turn]:
+    """Short open questions, most of which compare regions, one wording a type, all types about equally often.
 
-    A small model that hears many ways to say it, and much else between, takes very long to compare anything at all, and
-    as long to read from the picture's tokens what no region gives it.
+    A small model that hears many ways to say it, and much else between, takes very long to compare anything at all.
     """
     turns = (DRILLS[k % len(DRILLS)](facts, rng) for k in range(num_turns))
     return [*dict.fromkeys(turn for turn in turns if turn)]
@@ -557,22 +556,12 @@ def _counting(facts: Facts, rng: Random) -> Turn | None:
     return _ask(rng, "counting", question, NUMBERS[number], texts[0], texts[1:])
 
 
-def _seen_and_absent(facts: Facts) -> tuple[list[str], list[str]]:
-    """Categories of things that are clearly in the picture, and of such as surely are not."""
-    there = {thing["category"] for thing in (*facts["things"], *facts.get("hidden", ()))}
-    absent = [word for word in CATEGORIES if word not in there and word not in ask.BACKDROP]
-    return sorted({facts["things"][i]["category"] for i in _whole(facts, "object")}), absent
-
-
-def _anywhere(facts: Facts, color: str) -> bool:
-    """Whether somebody could call anything in the picture so."""
-    everything = (*facts["things"], *facts.get("hidden", ()))
-    return not all(_surely_not(thing, "color", color) for thing in everything)
-
-
 def _absent(facts: Facts, rng: Random) -> Turn | None:
     """What is in the picture and what is not."""
-    seen, absent = _seen_and_absent(facts)
+    seen = sorted({facts["things"][i]["category"] for i in _whole(facts, "object")})
+    everything = [*facts["things"], *facts.get("hidden", ())]
+    there = {thing["category"] for thing in everything}
+    absent = [word for word in CATEGORIES if word not in there and word not in ask.BACKDROP]
     if not seen or not absent:
         return None
     form = rng.random()
@@ -583,7 +572,7 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
         )
     if form < 0.65:
         thing = facts["things"][rng.choice(_whole(facts, "object"))]
-        missing = [color for color in ATTRIBUTES["color"] if not _anywhere(facts, color)]
+        missing = [c for c in ATTRIBUTES["color"] if all(_surely_not(other, "color", c) for other in everything)]
         holds = rng.random() < 0.5 or not missing or thing["category"] in ask.BACKDROP
         words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
         return _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
@@ -765,91 +754,10 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, ORDINALS[place], "ordering")
 
 
-def _drill_there(facts: Facts, rng: Random) -> Turn | None:
-    """Whether a category or a color is in the picture, no region being marked: yes as often as no."""
-    if rng.random() < 0.7:
-        seen, absent = _seen_and_absent(facts)
-        seen = [word for word in seen if word not in ask.BACKDROP]
-    else:
-        if _clear(facts, "reflection", "picture"):
-            return None
-        seen = sorted({facts["things"][i]["color"] for i in _whole(facts, "object")})
-        absent = [color for color in ATTRIBUTES["color"] if not _anywhere(facts, color)]
-    if not seen or not absent:
-        return None
-    holds = rng.random() < 0.5
-    word = rng.choice(seen if holds else absent)
-    x = f"something {word}" if word in ATTRIBUTES["color"] else a(word)
-    return Turn(ask.IS_THERE[0].format(x=x), "yes" if holds else "no", "absent")
-
-
-def _drill_how_many(facts: Facts, rng: Random) -> Turn | None:
-    """How many of a group the picture has."""
-    countable = _countable(facts)
-    if not countable or not set(countable) <= set(_whole(facts)) or _clear(facts, "reflection", "picture"):
-        return None
-    group, number = _groups(facts, countable, rng)
-    if number >= len(NUMBERS):
-        return None
-    noun = plural(group.pop("category")) if "category" in group else "objects"
-    return Turn(ask.HOW_MANY[0].format(x=" ".join([*group.values(), noun])), NUMBERS[number], "counting")
-
-
-def _drill_find(facts: Facts, rng: Random) -> Turn | None:
-    """Color or pattern of the only one of a category in the picture, or the category of the only one of a color."""
-    things = facts["things"]
-    everything = [*things, *facts.get("hidden", ())]
-    by, name, template = rng.choice(ask.FIND)
-    i = _spread(facts, _whole(facts, "object"), by, rng)
-    if i is None:
-        return None
-    value = things[i][by]
-    if sum(thing[by] == value for thing in everything) > 1:
-        return None
-    if by == "color" and not all(t is things[i] or _surely_not(t, "color", value) for t in everything):
-        return None
-    return Turn(template.format(x=value), things[i][name], "find")
-
-
-def _drill_beside(facts: Facts, rng: Random) -> Turn | None:
-    """What stands beside a marked thing, itself marked or not: what it touches, or what is nearest in the picture."""
-    things, whole = facts["things"], _whole(facts, "object")
-    if len(whole) < 2:
-        return None
-    i = rng.choice(whole)
-    others = [j for j, thing in enumerate(things) if j != i and thing["area"] > 0]
-    if rng.random() < 0.5:
-        held = [(word, j) for j in others for word in sorted(relations(facts, i, j)) if word in CONTACTS]
-        word, j = rng.choice(held) if held else ("", -1)
-        if j in whole and sum(word == other for other, _ in held) == 1:
-            question = ask.TOUCHED.format(p=_name(i), x=RELATIONS[word][0][0])
-            return Turn(question, _brief(facts, j), "find")
-    near, *rest = sorted(others, key=lambda j: _apart(things[i], things[j]))
-    if near not in whole or rest and _apart(things[i], things[rest[0]]) < 1.15 * _apart(things[i], things[near]):
-        return None
-    return Turn(ask.NEAREST.format(p=_name(i)), _brief(facts, near), "find")
-
-
-def _drill_outermost(facts: Facts, rng: Random) -> Turn | None:
-    """The first or last of all things in the picture, none of which need be marked."""
-    axis, ends = rng.choice((("left", ("leftmost", "rightmost")), ("front", ("nearest", "farthest"))))
-    countable = _countable(facts)
-    order = countable and _line(facts, countable, axis)
-    if not order or len(order) < 2 or _clear(facts, "reflection", "picture"):
-        return None
-    place = rng.choice((0, -1))
-    if order[place] not in _whole(facts):
-        return None
-    return Turn(ask.OUTERMOST.format(x=ends[place]), _brief(facts, order[place]), "find")
-
-
-# Those of the second half look for what is not marked, and are of no use where there is no picture.
 DRILLS = (
     *(_drill_pair, _drill_pair, _drill_end, _drill_end, _drill_place, _drill_place),
     *(_drill_which, _drill_which, _drill_size, _drill_same, _drill_count, _drill_attribute, _drill_attribute),
     *(_drill_kind, _drill_contact, _drill_picture),
-    *(_drill_there, _drill_there, _drill_there, _drill_there, _drill_how_many, _drill_how_many),
-    *(_drill_find, _drill_find, _drill_find, _drill_beside, _drill_beside, _drill_beside, _drill_outermost),
 )
 
 
