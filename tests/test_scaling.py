@@ -110,11 +110,13 @@ def test_the_slurm_script_starts_the_training_on_every_node(tmp_path):
     for name, code in {"scontrol": "echo node-a; echo node-b", "srun": "printf '%s\\n' \"$@\""}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"JOB_NODELIST": "node-[a-b]", "NNODES": "2", "GPUS_ON_NODE": "8", "JOB_ID": "7"}
+    slurm = {"JOB_NODELIST": "node-[a-b]", "NNODES": "2", "GPUS_ON_NODE": "8", "JOB_ID": "7", "CPUS_PER_TASK": "64"}
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | {f"SLURM_{k}": v for k, v in slurm.items()}
     line = ["bash", script, "--data", "a folder", "--model", "nano", "--recipe", "gar_1b", "--out", "run"]
     printed = subprocess.run(line, env=environment, capture_output=True, text=True, check=True).stdout
-    launch = understood(printed.splitlines())
+    option, *started = printed.splitlines()
+    assert option == "--cpus-per-task=64"
+    launch = understood(started)
     assert (launch.nnodes, launch.nproc_per_node, launch.rdzv_endpoint) == ("2", "8", "node-a:29500")
     assert "a folder" in launch.training_script_args
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Any
@@ -29,7 +30,14 @@ def join(backend: str = "gloo") -> tuple[int, int]:
             torch.cuda.set_device(local)
         # They wait while one of them measures, for which NCCL's ten minutes can be too short.
         dist.init_process_group(backend, meeting(), timedelta(hours=2), rank=rank, world_size=world)
+        atexit.register(_part)
     return rank_and_world()
+
+
+def _part() -> None:
+    """Leave the others: threads that still listen to them when Python ends can abort a process that is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank_and_world() -> tuple[int, int]:
