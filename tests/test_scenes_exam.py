@@ -58,6 +58,14 @@ def test_a_description_is_held_against_the_region_that_the_question_names_first(
     assert not marked(true.format("left"), turn) and not marked(false, turn)
 
 
+def test_what_captions_state_is_counted():
+    turn = Turn("Caption <Prompt0>.", "", "caption")
+    for text, right, facts in (("A red matte cube.", 1, 4), ("A red thing.", 1, 2), ("A blue cube.", 0, 2)):
+        says: Any = Says(text)
+        row = report(examine(says, [scene(turn)]))["caption"]
+        assert (row["right"], row["facts"], row["majority"]) == (right, facts, None)
+
+
 def test_of_scenes_with_unseen_combinations_only_questions_about_these_are_asked():
     turns = [Turn(f"What is the color of <Prompt{k}>?", "blue", "color") for k in (0, 1)]
     sample = scene(*turns)
@@ -126,7 +134,8 @@ def test_types_are_asked_about_evenly_and_reported_with_intervals_and_a_guess():
     says: Any = Says("red")
     rows = report(examine(says, [scene(*turns)], per_scene=5))
     assert (rows["color"]["n"], rows["shape"]["n"]) == (4, 1)
-    assert rows["shape"] == {"n": 1, "right": 0.0, "ci95": [0.0, round(interval(0, 1)[1], 4)], "majority": 1.0}
+    upper = round(interval(0, 1)[1], 4)
+    assert rows["shape"] == {"n": 1, "right": 0.0, "ci95": [0.0, upper], "majority": 1.0, "facts": None}
     low, high = rows["color"]["ci95"]
     assert low < rows["color"]["right"] < high or rows["color"]["right"] in (0, 1)
 

@@ -32,7 +32,7 @@ CAPTIONS = ("caption", "detailed", "relational")
 @dataclass(frozen=True)
 class Mark:
     """One question, answered. `guess` is what a guesser who sees neither picture nor question has to hit: the place of
-    the right option, as a letter, or the word."""
+    the right option, as a letter, or the word. `facts`: how many true facts a caption states."""
 
     type: str
     question: str
@@ -41,6 +41,7 @@ class Mark:
     right: bool
     guess: str
     options: bool
+    facts: int = 0
 
 
 def examine(
@@ -85,19 +86,21 @@ def _ask(predictor: Predictor, sample: Sample, turn: Turn, hide: bool) -> Mark:
     truth = renumber(turn.answer, numbers)
     choices = [renumber(c, numbers) for c in turn.choices] or None
     answer = predictor.ask(picture, renumber(turn.question, numbers), prompts, choices, max_new_tokens=80).text
+    facts = 0
     if turn.type in CAPTIONS:
         if "things" not in sample.meta:
             raise ValueError("a record with captions has no facts: give shards that `gar scenes render` wrote")
         back = {k: region for region, k in numbers.items()}
         about = int(re.findall(r"<Prompt(\d+)>", turn.question)[0])  # others are what it is related to
         meant = named(Turn("", answer)) <= set(back)  # a region that it was not given is none
-        right = meant and not check_caption(renumber(answer, back), sample.meta, about)[1]
+        true, false = check_caption(renumber(answer, back), sample.meta, about) if meant else ([], ["another region"])
+        right, facts = not false, len(true)
     elif choices:
         right = answer == truth
     else:
         right = normalise(answer) == normalise(truth)
     guess = "ABCDEF"[turn.choices.index(turn.answer)] if turn.choices else normalise(truth)
-    return Mark(turn.type, turn.question, truth, answer, right, guess, bool(choices))
+    return Mark(turn.type, turn.question, truth, answer, right, guess, bool(choices), facts)
 
 
 def _hidden(picture: Any, prompts: list[Region]) -> Any:
@@ -122,7 +125,8 @@ def interval(right: int, total: int) -> tuple[float, float]:
 
 def report(marks: Sequence[Mark]) -> dict[str, dict[str, Any]]:
     """By type: n, the share of right answers with its interval, and the share that always the commonest place (of
-    questions with options) or the commonest word (of those without) would get."""
+    questions with options) or the commonest word (of those without) would get; of captions how many true facts one
+    states, since one that says little is easily right."""
     groups: dict[str, list[Mark]] = defaultdict(list)
     for mark in marks:
         groups[mark.type].append(mark)
@@ -138,15 +142,18 @@ def report(marks: Sequence[Mark]) -> dict[str, dict[str, Any]]:
             "right": round(right / len(group), 4),
             "ci95": [round(low, 4), round(high, 4)],
             "majority": None if name in CAPTIONS else round(commonest, 4),
+            "facts": round(sum(m.facts for m in group) / len(group), 2) if name in CAPTIONS else None,
         }
     return rows
 
 
 def table(rows: dict[str, dict[str, Any]]) -> Table:
     """`report` for people."""
-    shown = Table("type", "n", "right", "95 %", "majority")
+    shown = Table("type", "n", "right", "95 %", "majority", "true facts")
     for name, row in rows.items():
         low, high = row["ci95"]
-        majority = "" if row["majority"] is None else f"{row['majority']:.3f}"
-        shown.add_row(name, str(row["n"]), f"{row['right']:.3f}", f"{low:.3f}-{high:.3f}", majority)
+        majority, facts = (
+            "" if row[key] is None else format(row[key], of) for key, of in (("majority", ".3f"), ("facts", ".1f"))
+        )
+        shown.add_row(name, str(row["n"]), f"{row['right']:.3f}", f"{low:.3f}-{high:.3f}", majority, facts)
     return shown
