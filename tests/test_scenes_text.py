@@ -330,6 +330,8 @@ def pair() -> Facts:
         (0, "<Prompt0> is a red sphere. It is to the left of <Prompt1>, a blue mug.", 7, []),
         (0, "<Prompt1> is a blue mug. <Prompt0> is a red sphere.", 6, []),
         (0, "A framed picture of a red sphere.", 2, ["kind: picture"]),
+        (0, "A red metal thing.", 3, []),
+        (0, "<Prompt0> is a thing. It is to the left of <Prompt1>, a blue thing.", 4, []),
         (0, "A red sphere wearing sunglasses.", 2, ["unparsed: sphere wearing sunglasses"]),
         (0, "Nice weather today.", 0, ["unparsed: nice weather today"]),
         (0, "It is to the left of <Prompt9>.", 0, None),
@@ -352,8 +354,22 @@ def test_all_that_is_said_of_one_other_thing_is_meant_of_the_same(pair):
 
 
 def test_a_phrase_says_what_a_thing_is_and_where_it_is_seen(pair):
-    assert phrase(pair["things"][0], with_size=True) == "a large red checkered metal sphere"
+    assert phrase(pair["things"][0]) == "a red checkered metal sphere"
     assert phrase(pair["things"][2]) == "the reflection of a blue plastic mug in the mirror"
+
+
+def test_captions_are_silent_about_what_the_learner_can_only_guess_at():
+    said: dict[str, list[str]] = {"caption": [], "detailed": [], "relational": []}
+    for seed in range(60):
+        facts = make_scene(seed)
+        facts["unsure"] = [["category", "pattern", "material"] for _ in facts["things"]]
+        for turn in talk(facts, Random(seed)):
+            if turn.type in said:
+                said[turn.type].append(turn.answer)
+    for answers in said.values():
+        words = set(re.findall("[a-z]+", " ".join(answers).lower()))
+        assert "thing" in words and words & {*ATTRIBUTES["color"]} and len(answers) > 20
+        assert not words & {*CATEGORIES, *ATTRIBUTES["pattern"], *ATTRIBUTES["material"]}
 
 
 def test_heads_are_asked_of_as_large_things_as_people():

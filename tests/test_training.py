@@ -468,6 +468,25 @@ def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, proces
     assert heads(-embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (0, len(own))
 
 
+def test_the_vision_is_sure_of_words_that_stand_out():
+    tokens = {"red": 0, "blue": 1, "green": 2}
+    heads = RegionHeads(4, {"color": tokens, "kind": {"object": 3, "picture": 0}})
+    colors = torch.tensor([[9.0, 0, 0, 0], [9, 8.9, 0, 0], [0, 0, 0, 9]])  # red, red or blue, none of them
+    assert heads.unsure(colors, 3 * torch.eye(4)) == [[], ["color"], ["color"]]
+
+
+def test_asking_what_the_vision_is_sure_of_changes_nothing_and_says_the_same_again(samples, processor):
+    model = fresh(processor).train()
+    heads = RegionHeads(processor.config.text_config.hidden_size, {"color": {c: 5 + i for i, c in enumerate(COLORS)}})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    unsure = nano.unsure(model, processor, heads, samples[:2])
+    assert [len(names) for names in unsure] == [len(s.masks) for s in samples[:2]]
+    assert all(names == ["color"] for of_one in unsure for names in of_one)  # of random weights
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    told = nano.Told(samples[:2], lambda facts, _: [Turn("", str(facts["unsure"]))], lambda *_: [], 0.0, "", unsure)
+    assert told[3].turns[0].answer == str(unsure[1])
+
+
 # Importing everything anew takes longer than what the processes do; but none may be forked once a GPU has been used.
 START = "spawn" if torch.cuda.is_available() else "fork"
 

@@ -189,10 +189,11 @@ def plural(noun: str) -> str:
     return noun + ("es" if re.search(r"(s|x|ch|sh)$", noun) else "s")
 
 
-def phrase(thing: Thing, with_size: bool = False) -> str:
-    """A thing in words: "a small red checkered metal sphere", "the reflection of a green mug in the mirror"."""
-    words = [thing["size"] if with_size else None, thing["color"]]
-    words += [thing["pattern"] if thing["pattern"] != "plain" else None, thing["material"], thing["category"]]
+def phrase(thing: Thing) -> str:
+    """A thing in words: "a red checkered metal sphere", "the reflection of a green mug in the mirror". Without what is
+    None of it: "a red thing"."""
+    pattern = thing["pattern"] if thing["pattern"] != "plain" else None
+    words = [thing["color"], pattern, thing["material"], thing["category"] or "thing"]
     noun = a(" ".join(word for word in words if word))
     if thing["kind"] == "reflection":
         return f"the reflection of {noun} in the mirror"
@@ -317,8 +318,9 @@ _EXTREME = re.compile(r"the (?P<end>nearest|farthest) thing(?: to the camera| fr
 def check_caption(text: str, facts: Facts, index: int) -> tuple[list[str], list[str]]:
     """Check every fact that a caption of region `index` states against the scene.
 
-    Returns (true statements, false statements). Reads the grammar of `gar.scenes.text` (short, detailed and relational
-    captions); what it cannot read is false, as "unparsed: ...", and so is a size where the facts are certain of none.
+    Returns (true statements, false statements). Reads the captions of `gar.scenes.text`, and sizes, neighbours and the
+    nearest thing, of which those say nothing. What it cannot read is false, as "unparsed: ...", and so is a size where
+    the facts are certain of none.
     """
     true: list[str] = []
     false: list[str] = []
@@ -391,6 +393,8 @@ def _noun_claims(text: str, facts: Facts, i: int) -> list[tuple[str, bool]]:
         if words and words[0] in ATTRIBUTES[name]:
             claims.append((f"{name}: {words[0]}", thing[name] == words.pop(0)))
     noun = " ".join(words)
+    if noun == "thing":
+        return claims
     if noun != thing["category"] and noun not in CATEGORIES:
         return [*claims, (f"unparsed: {noun}", False)]
     return [*claims, (f"category: {noun}", thing["category"] == noun)]

@@ -61,7 +61,8 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
     """Independent questions and answers about one scene, relations twice as often as other types.
 
     Half of the questions that can be are multiple choice; some are written carelessly (case, spaces, question mark).
-    A scene that gives little to say gives fewer turns.
+    A scene that gives little to say gives fewer turns. Captions are silent about what `facts["unsure"]` names, if it is
+    there: for each thing, attributes that the one who is to learn from it could only guess at.
     """
     turns: list[Turn] = []
     seen = set()
@@ -127,15 +128,17 @@ def _telling(facts: Facts, ids: Iterable[int], name: str) -> list[int]:
     return [i for i in ids if facts["things"][i]["area"] >= least]
 
 
-def _phrase(facts: Facts, i: int, with_size: bool = False) -> str:
-    """Thing i in words, without its material where that cannot be seen, and its size where there is none to compare."""
-    certain = {} if _telling(facts, [i], "material") else {"material": None}
-    return phrase(facts["things"][i] | certain, with_size and _sized(facts))
+def _phrase(facts: Facts, i: int, *left_out: str) -> str:
+    """Thing i in words, but without these attributes, those that `talk` is to leave out, and a material that cannot be
+    seen."""
+    unsure = facts["unsure"][i] if "unsure" in facts else ()
+    unseen = () if _telling(facts, [i], "material") else ("material",)
+    return phrase(facts["things"][i] | dict.fromkeys((*left_out, *unsure, *unseen)))
 
 
 def _brief(facts: Facts, i: int) -> str:
     """Thing i in as few words as tell it from most others, for where something else is described."""
-    return phrase(facts["things"][i] | {"material": None, "pattern": "plain"})
+    return _phrase(facts, i, "material", "pattern")
 
 
 def _sized(facts: Facts) -> bool:
@@ -784,29 +787,16 @@ def _said(held: set[str]) -> str:
 
 
 def _detailed(facts: Facts, rng: Random) -> Turn | None:
-    """What it is, where it is in the picture, and how it stands to the neighbour that says most."""
-    whole = _whole(facts)
-    i = _spread(facts, whole, "kind", rng)
+    """What it is, and where it is in the picture."""
+    i = _spread(facts, _whole(facts), "kind", rng)
     if i is None:
         return None
-    things = facts["things"]
-    thing = things[i]
-    sentences = [_sentence(_phrase(facts, i, with_size=True))]
-    across = centre(thing) / facts["size"][0]
+    sentences = [_sentence(_phrase(facts, i))]
+    across = centre(facts["things"][i]) / facts["size"][0]
     if across < 0.36 or across > 0.64:
         sentences.append(f"It is on the {'left' if across < 0.5 else 'right'} side of the picture.")
     elif 0.42 < across < 0.58:
         sentences.append("It is in the middle of the picture.")
-    if thing["kind"] == "object":
-        held = {j: relations(facts, i, j) for j in whole if j != i and things[j]["kind"] == "object"}
-        near = sorted((j for j in held if held[j]), key=lambda j: _apart(thing, things[j]))
-        ranked = sorted(near, key=lambda j: not held[j] & set(CONTACTS))
-        if ranked:
-            sentences.append(f"It is {_said(held[ranked[0]])} {_brief(facts, ranked[0])}.")
-        objects = [j for j, other in enumerate(things) if other["kind"] == "object" and other["area"] > 0 and j != i]
-        for word, end in (("front", "nearest thing to the camera"), ("behind", "farthest thing from the camera")):
-            if len(objects) > 1 and all(word in relations(facts, i, j) for j in objects):
-                sentences.append(f"It is the {end}.")
     return Turn(rng.choice(ask.DETAILED).format(p=_name(i)), " ".join(sentences), "detailed")
 
 
@@ -824,7 +814,7 @@ def _relational(facts: Facts, rng: Random) -> Turn | None:
         return None
     i, j = rng.choice(telling if telling and rng.random() < 0.5 else pairs)
     question = rng.choice(ask.RELATIONAL).format(p=_name(i), q=_name(j))
-    one, other = _phrase(facts, i, with_size=True), f"{_name(j)}, {_brief(facts, j)}"
+    one, other = _phrase(facts, i), f"{_name(j)}, {_brief(facts, j)}"
     if things[i]["of"] == j:
         return Turn(question, f"{_name(i)} is the reflection of {other}, in the mirror.", "relational")
     held = _said(relations(facts, i, j))

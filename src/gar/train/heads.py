@@ -25,6 +25,9 @@ LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
 LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
 OTHER_AREA = 0.008
 IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
+# How likely the likeliest word is, at least, for a caption to state it. On scenes that the vision was not trained on it
+# is then right in .97 of colors, categories and patterns, and in .94 of materials.
+SURE = {"category": 0.7, "color": 0.7, "pattern": 0.8, "material": 0.85}
 
 
 class RegionHeads(nn.Module):
@@ -104,11 +107,25 @@ class RegionHeads(nn.Module):
         target_N = torch.tensor(target, device=vectors_ND.device)
         known = target_N != IGNORED
         if known.any():
-            # Directions only: both grow in training, and the loss must not grow with them.
-            pointing = F.rms_norm(vectors_ND[known], vectors_ND.shape[1:])
-            logits = pointing @ F.normalize(embeddings_VD[self.ids[name]]).T
+            logits = self._logits(name, vectors_ND[known], embeddings_VD)
             losses.append(F.cross_entropy(logits, target_N[known]))
             right[name + where] = (int((logits.argmax(1) == target_N[known]).sum()), int(known.sum()))
+
+    def _logits(self, name: str, vectors_ND: Tensor, embeddings_VD: Tensor) -> Tensor:
+        """How well each word of an attribute fits each vector.
+
+        Directions only: both grow in training, and the loss must not grow with them.
+        """
+        return F.rms_norm(vectors_ND, vectors_ND.shape[1:]) @ F.normalize(embeddings_VD[self.ids[name]]).T
+
+    def unsure(self, summaries_RD: Tensor, embeddings_VD: Tensor) -> list[list[str]]:
+        """For each region the attributes of which no word is as likely as `SURE` asks."""
+        unsure: list[list[str]] = [[] for _ in summaries_RD]
+        for name in (name for name in SURE if self.ids.get(name)):
+            likeliest_R = self._logits(name, summaries_RD, embeddings_VD).softmax(1).amax(1)
+            for names, likely in zip(unsure, likeliest_R.tolist(), strict=True):
+                names += [name] if likely < SURE[name] else []
+        return unsure
 
     def _label(self, name: str, thing: dict[str, Any], packed: Pack) -> int:
         if name != "kind" and thing["visible"] < LEAST_VISIBLE:

@@ -7,6 +7,7 @@ same code as for the released checkpoints.
 from __future__ import annotations
 
 import io
+import json
 import random
 import sys
 from collections import Counter
@@ -20,18 +21,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageEnhance, ImageFilter
+from rich.console import Console
+from rich.progress import track
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, TimmWrapperConfig
 
 from gar.data.packing import pack
-from gar.data.sample import Sample, Turn, read_shards
+from gar.data.sample import Sample, Turn, read_shards, write_whole
 from gar.inputs.processor import GARProcessor
+from gar.inputs.tiling import normalise
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
 from gar.predictor import load
+from gar.regions import Region
 from gar.train.heads import ATTRIBUTES, RegionHeads
 from gar.train.objective import Objective
-from gar.train.processes import join
+from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage, nano_again
 from gar.train.recipes import nano as nano_stages
 from gar.train.trainer import train
@@ -234,7 +239,7 @@ def glance(
 class Told(Sequence[Sample]):
     """Rendered scenes, each many times and every time with other turns, written from its facts.
 
-    drilled: how often by `drill`, in place of `talk`.
+    drilled: how often by `drill`, in place of `talk`. unsure: for each scene what captions leave out, see `talk`.
     """
 
     samples: Sequence[Sample]
@@ -242,16 +247,45 @@ class Told(Sequence[Sample]):
     drill: Teller
     drilled: float
     seed: str
+    unsure: Sequence[list[list[str]]]
     visits: int = 32
 
     def __len__(self) -> int:
         return len(self.samples) * self.visits
 
     def __getitem__(self, index: Any) -> Any:
-        sample = self.samples[index % len(self.samples)]
-        rng = random.Random(f"{self.seed}/{index}")
+        place = index % len(self.samples)
+        sample, rng = self.samples[place], random.Random(f"{self.seed}/{index}")
         tell = self.drill if rng.random() < self.drilled else self.talk
-        return replace(sample, turns=tell(sample.meta, rng))
+        return replace(sample, turns=tell(sample.meta | {"unsure": self.unsure[place]}, rng))
+
+
+def unsure(
+    model: GARForConditionalGeneration, processor: GARProcessor, heads: RegionHeads, samples: Sequence[Sample]
+) -> list[list[list[str]]]:
+    """For each thing of each scene, the attributes of which the vision is too little sure for a caption to state them.
+
+    What a language model is made to say and its features do not tell, it learns to make up. Of a scene with more things
+    than a model has prompts, the rest counts as sure. The processes share the work.
+    """
+    rank, world = rank_and_world()
+    model.eval()  # or the tower's norms would go by one picture, and keep what they saw
+    found = []
+    words = model.get_input_embeddings().weight
+    shown = {"console": Console(stderr=True), "disable": rank > 0 or not sys.stderr.isatty()}
+    for sample in track(samples[rank::world], "what is the vision sure of?", **shown):
+        picture = sample.picture()
+        located = [Region.rle(mask).locate(*picture.size) for mask in sample.masks[: model.config.max_prompts]]
+        cut = processor.cut(picture, exact=False)
+        boxes = {k: processor.rel_box(cut, region) for k, region in enumerate(located)}
+        pixels, marked = normalise(cut.tiles).to(model.device), processor.mark(cut, located).float().to(model.device)
+        with torch.no_grad():
+            features = model.model.encode(pixels, marked)
+            regions = model.model.cut(features, torch.tensor([cut.grid]), [boxes])
+            names = heads.unsure(model.model.mention(regions.flatten(1)), words) if boxes else []
+        found.append(names + [[] for _ in sample.masks[len(located) :]])
+    every = gathered(found)
+    return [every[i % world][i // world] for i in range(len(samples))]
 
 
 def run(
@@ -321,10 +355,22 @@ def run(
     def validate(objective: Objective) -> dict[str, float]:
         return glance(objective, processor, held_out)
 
+    def silent_about(folder: Path) -> list[list[list[str]]]:
+        """`unsure` at the start of a stage; kept, since a run that goes on has a model that has moved on."""
+        kept = folder / "unsure.json"
+        if gathered(kept.exists())[0]:
+            return json.loads(kept.read_text())
+        found = unsure(model, processor, heads, samples)
+        if rank == 0:
+            write_whole(kept, json.dumps(found).encode())
+        return found
+
     for stage in stages or (nano_again() if start else nano_stages()):
-        told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}")
+        told = samples
+        if stage.language:
+            told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}", silent_about(out / stage.name))
         train(
-            model, processor, told if stage.language else samples, stage, out / stage.name,
+            model, processor, told, stage, out / stage.name,
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=300,
         )  # fmt: skip
     if rank == 0:
