@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,24 @@ def test_a_run_is_a_log_with_a_sample_for_each_item(run: dict[str, Any], tmp_pat
         inspect_log(run, tmp_path / "log.eval")
 
 
+def test_a_log_in_a_folder_has_a_name_by_which_inspect_view_lists_it(run: dict[str, Any], tmp_path: Path):
+    (tmp_path / "logs").mkdir()
+    made = [inspect_log(one, tmp_path / "logs") for one in (run, run | {"model": "other"})]
+    assert sorted(made) == sorted((tmp_path / "logs").iterdir()) and len(made) == 2
+    for path in made:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\+00-00_gar-bench-vqa_[0-9a-f]{8}\.json", path.name)
+
+
+def test_a_log_names_its_samples_ahead_so_that_they_can_be_read_one_by_one(run: dict[str, Any], tmp_path: Path):
+    log = json.loads(inspect_log(run, tmp_path / "log.json").read_text())
+    assert log["eval"]["dataset"]["sample_ids"] == [row["id"] for row in run["items"]]
+
+
 def test_the_command_writes_the_same_log_and_names_what_it_can_write(run: dict[str, Any], tmp_path: Path, capsys):
     write_json(run, tmp_path / "scored.json")
     command = ["bench", "export", str(tmp_path / "scored.json"), "--out", str(tmp_path / "log.json"), "--to"]
     assert main([*command, "inspect"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'log.json'}\n"
     inspect_log(run, tmp_path / "same.json")
     log, same = (json.loads((tmp_path / name).read_text()) for name in ("log.json", "same.json"))
     assert (log["samples"], log["results"]) == (same["samples"], same["results"])
@@ -164,3 +179,8 @@ def test_inspect_ai_reads_the_log_of_a_run(run: dict[str, Any], tmp_path: Path):
         assert (sample.id, sample.output.completion, sample.target) == (row["id"], row["answer"], row["truth"])
         assert [score.value for score in sample.scores.values()] == ([] if row["value"] is None else [row["value"]])
     assert logs.read_eval_log(str(tmp_path / "log.json"), header_only=True).eval.task == "gar-bench-vqa"
+    one_by_one = logs.read_eval_log_samples(str(tmp_path / "log.json"))
+    assert [sample.id for sample in one_by_one] == [row["id"] for row in run["items"]]
+    (tmp_path / "logs").mkdir()
+    listed = logs.list_eval_logs(str(inspect_log(run, tmp_path / "logs").parent))
+    assert [one.task for one in listed] == ["gar-bench-vqa"]

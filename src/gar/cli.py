@@ -803,7 +803,9 @@ def bench_export(
         str, typer.Argument(metavar="WHAT", help="To lmms-eval: a benchmark. To inspect: a file of bench score --out.")
     ],
     to: Annotated[str, typer.Option("--to", metavar="lmms-eval|inspect", help="For which other evaluator.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="To lmms-eval: a folder. To inspect: a .json.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="PATH", help="To lmms-eval: a folder. To inspect: one of logs, or a .json.")
+    ],
     data: _Data = None,
 ) -> None:
     """A benchmark as a task of lmms-eval, or a scored run as a log of inspect_ai."""
@@ -814,7 +816,7 @@ def bench_export(
 
     if to == "inspect":
         refuse_overwrite(out, Path(what))
-        inspect_log(read_scored(Path(what)), out)
+        print(inspect_log(read_scored(Path(what)), out))
     elif to == "lmms-eval":
         chosen = benchmark(what)
         items, folder = load(chosen, data)

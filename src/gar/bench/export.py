@@ -5,6 +5,7 @@ Both are written without those packages. Knows items and scored runs; knows no m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -172,24 +173,32 @@ def _prompt(item: Item) -> str:
     return f"The objects asked about are marked with numbered boxes.\n{named}"
 
 
-def inspect_log(scored: dict[str, Any], out: Path) -> None:
+def inspect_log(scored: dict[str, Any], out: Path) -> Path:
     """Write a scored run as a log of inspect_ai, for `inspect view` and `inspect_ai.log.read_eval_log`.
 
     Each item is a sample with its answer and score. An unscored one has no score there, and its reason in its metadata.
 
     Args:
         scored: from `gar.bench.report.scored` or `read_scored`.
-        out: a file that ends in .json, by which inspect_ai knows the format.
+        out: a folder of logs, in which `inspect view` lists only what begins with a time, so the log is named in that
+            way; or a file that ends in .json, by which inspect_ai knows the format.
+
+    Returns:
+        The file.
 
     Raises:
-        ValueError: `out` does not end so.
+        ValueError: `out` is neither.
     """
-    if out.suffix != ".json":
-        raise ValueError(f"{out}: a log of inspect_ai in this format ends in .json")
     benchmark, model, now = scored["benchmark"], scored.get("model", "unknown"), datetime.now(UTC).isoformat()
+    if out.is_dir():
+        content = hashlib.sha256(json.dumps(scored).encode()).hexdigest()[:8]
+        out /= f"{now[:19].replace(':', '-')}+00-00_{benchmark}_{content}.json"
+    elif out.suffix != ".json":
+        raise ValueError(f"{out}: name a folder that is there, or a file that ends in .json")
+    samples = [_sample(row, benchmark, model) for row in scored["items"]]
     metrics = {name: {"name": name, "value": figure["value"]} for name, figure in scored["scores"].items()}
     results = {
-        "total_samples": len(scored["items"]),
+        "total_samples": len(samples),
         "completed_samples": sum(row["value"] is not None for row in scored["items"]),
         "scores": [{"name": benchmark, "scorer": benchmark, "metrics": metrics}],
     }
@@ -201,7 +210,12 @@ def inspect_log(scored: dict[str, Any], out: Path) -> None:
             "created": now,
             "task": benchmark,
             "task_id": benchmark,
-            "dataset": {"name": benchmark, "location": scored["data"], "samples": len(scored["items"])},
+            "dataset": {
+                "name": benchmark,
+                "location": scored["data"],
+                "samples": len(samples),
+                "sample_ids": [sample["id"] for sample in samples],
+            },
             "model": model,
             "config": {},
             "metadata": {"scores": scored["scores"], "judge": scored.get("judge")},
@@ -209,9 +223,10 @@ def inspect_log(scored: dict[str, Any], out: Path) -> None:
         "plan": {},
         "results": results,
         "stats": {"started_at": now, "completed_at": now},
-        "samples": [_sample(row, benchmark, model) for row in scored["items"]],
+        "samples": samples,
     }
     write_json(log, out)
+    return out
 
 
 def _sample(row: dict[str, Any], benchmark: str, model: str) -> dict[str, Any]:
