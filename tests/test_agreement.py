@@ -144,6 +144,14 @@ def test_judges_of_the_same_answers_are_compared_in_pairs_and_with_themselves(tm
     assert "0 and 1" in shown and ".500" in shown and "left out" not in shown
 
 
+def test_a_judge_of_whom_no_reply_is_clear_stands_beside_the_others_with_no_verdict(tmp_path: Path, capsys):
+    clear, unclear = (judged(tmp_path, name, says, ["a", "b c"]) for name, says in (("one", "True"), ("other", "Hm")))
+    assert main(["bench", "agreement", str(clear), str(unclear), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["length_bias"]["n"] for row in found["judges"]] == [2, 0]
+    assert found["pairs"][0]["kappa"] == {"value": None, "ci95": [None, None], "n": 0}
+
+
 def test_answers_that_are_not_the_same_in_all_runs_are_left_out_and_counted(tmp_path: Path, capsys):
     one = judged(tmp_path, "one", "True", ["a", "b", "c", ""])
     other = judged(tmp_path, "other", "False", ["a", "B", "c", ""])

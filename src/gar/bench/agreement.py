@@ -35,14 +35,14 @@ def agreement(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         which is that of the answer's score.
 
     Raises:
-        ValueError: two benchmarks; a run without verdicts; the same replies twice; no answer in common.
+        ValueError: two benchmarks; a run without a judge; the same replies twice; no answer in common.
     """
     name = runs[0]["benchmark"]
     repeats: dict[tuple[Any, ...], list[int]] = {}
     for k, run in enumerate(runs):
         if run["benchmark"] != name:
             raise ValueError(f"runs of {name} and of {run['benchmark']}: judges are compared on one benchmark")
-        if not any(row.get("verdicts") for row in run["items"]):
+        if "judge" not in run:
             raise ValueError(f"{run['predictions']} was scored without a judge: give --judge or --verdicts, and --out")
         mine = repeats.setdefault(tuple(map(run["judge"].get, WHO)), [])
         if run["judge"] in [runs[other]["judge"] for other in mine]:
