@@ -273,11 +273,11 @@ def test_too_long_a_wait_stops_the_judge(fake_endpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base_url": "localhost:8000"}, "base_url is 'localhost:8000'"),
-        ({"base_url": "http://localhost:80OO/v1"}, "base_url is 'http://localhost:80OO/v1'"),
-        ({"base_url": "http://"}, "base_url is 'http://'"),
+        ({"base_url": "localhost:8000"}, "the endpoint is 'localhost:8000'"),
+        ({"base_url": "http://localhost:80OO/v1"}, "the endpoint is 'http://localhost:80OO/v1'"),
+        ({"base_url": "http://"}, "the endpoint is 'http://'"),
         ({"tries": 0}, "tries is 0"),
-        ({"rate_limit": 0}, "rate_limit is 0"),
+        ({"rate_limit": 0}, "the rate limit is 0"),
     ],
 )
 def test_what_makes_no_endpoint_is_refused(options, message):

@@ -178,11 +178,11 @@ class Endpoint:
         from openai import OpenAI
 
         if not _is_address(base_url):
-            raise ValueError(f"base_url is {base_url!r}, expected an address such as http://localhost:8000/v1")
+            raise ValueError(f"the endpoint is {base_url!r}, expected an address such as http://localhost:8000/v1")
         if tries < 1:
             raise ValueError(f"tries is {tries}, expected at least 1")
         if rate_limit is not None and rate_limit <= 0:
-            raise ValueError(f"rate_limit is {rate_limit}, expected more than 0 requests a minute")
+            raise ValueError(f"the rate limit is {rate_limit}, expected more than 0 requests a minute")
         self.base_url, self.model = base_url.rstrip("/"), model
         self.name = f"{model} at {self.base_url}"
         self.requests = self.tokens = 0
