@@ -271,7 +271,7 @@ def unsure(
     rank, world = rank_and_world()
     model.eval()  # or the tower's norms would go by one picture, and keep what they saw
     found = []
-    words = model.get_input_embeddings().weight
+    words: Any = model.get_input_embeddings().weight
     shown = {"console": Console(stderr=True), "disable": rank > 0 or not sys.stderr.isatty()}
     for sample in track(samples[rank::world], "what is the vision sure of?", **shown):
         picture = sample.picture()
