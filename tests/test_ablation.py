@@ -38,7 +38,7 @@ def settings(samples, processor, tmp_path_factory) -> Any:  # noqa: F811
     write_shard(scenes, folder / "scenes" / "part.parquet")
     model = nano.build(processor.tokenizer)
     torch.nn.init.normal_(model.model.mask_patch_embedding.weight, std=0.5)
-    nano.export(model, GARProcessor(model.config, processor.tokenizer), folder / "model")
+    nano.export(model, GARProcessor(model.config, processor.tokenizer), folder / "model", scenes)
     made = ablation.Settings(
         folder / "scenes", folder / "scenes", str(folder / "model"), folder / "out", scenes=4, steps=2
     )

@@ -31,6 +31,10 @@ class FakePredictor:
     def __init__(self):
         self.calls: list[SimpleNamespace] = []
         self.loaded: dict[str, Any] = {}
+        self.knows = True
+
+    def unlike(self, image: Any) -> bool:
+        return not self.knows
 
     def load(self, model: str, **how: Any) -> FakePredictor:
         if model == "missing":
@@ -147,6 +151,19 @@ def test_segment_takes_a_name_but_never_the_picture(fake: FakePredictor, picture
     assert fake.calls[-1].question == "What is it?" and fake.loaded["segment"] == "grabcut"
     assert main(["describe", "--box", "0,0,9,9", "--segment", str(Path(picture).parent)]) == 0
     assert fake.loaded["segment"] == "grabcut"
+
+
+def test_of_pictures_unlike_those_it_learned_from_it_says_so_in_one_line(fake: FakePredictor, picture: str, capsys):
+    fake.knows = False
+    for arguments, out in (
+        (["describe", picture, "--box", "4,2,9,9"], "thing at 4\n"),
+        (["ask", picture, "What is it?", "--box", "4,2,9,9"], "It is red.\n"),
+        (["describe", picture, picture, "--box", "4,2,9,9"], 2 * f"{picture}: thing at 4\n"),
+    ):
+        assert main(arguments) == 0
+        said = capsys.readouterr()
+        assert said.out == out and said.err.count("\n") == 1 and "unlike the rendered scenes" in said.err
+    assert "2 of the pictures, such as" in said.err and picture in said.err
 
 
 def test_a_bad_picture_does_not_stop_the_others(fake: FakePredictor, picture: str, tmp_path: Path, capsys):
@@ -315,7 +332,7 @@ def test_nano_describes_a_region_of_a_picture(picture: str, capsys):
     assert main(["describe", picture, "--box", "8,4,20,30", "--json"]) == 0
     out, err = capsys.readouterr()
     (region,) = json.loads(out)["regions"]
-    assert region["text"] and 0 <= region["confidence"] <= 1 and err == ""
+    assert region["text"] and 0 <= region["confidence"] <= 1 and err.count("\n") == 1 and "unlike" in err
     assert main(["ask", picture, "What is <Prompt1>?", "--box", "8,4,20,30"]) == 2
     assert "Prompt1" in capsys.readouterr().err
 

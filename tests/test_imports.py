@@ -24,9 +24,10 @@ BELOW = {
     "inputs": {"regions", "model"},
     "show": {"regions"},
     "segment": {"regions"},
+    "familiar": set(),
     "data": {"regions", "inputs", "model"},
-    "predictor": {"regions", "inputs", "model", "segment"},
-    "video": {"regions", "inputs", "model", "segment", "predictor"},
+    "predictor": {"regions", "inputs", "model", "segment", "familiar"},
+    "video": {"regions", "inputs", "model", "segment", "familiar", "predictor"},
 }
 UP_TO_PREDICTOR = {*BELOW}
 BELOW |= dict.fromkeys(("scenes", "train", "engine", "bench"), UP_TO_PREDICTOR)

@@ -201,10 +201,12 @@ def describe(
     picture = None if several else load_image(paths[0])  # a wrong name is told before the model is loaded
     targets = _targets(show, paths, several)
     predictor = _load(model, device, dtype, segment)
-    failures = []
+    failures, unlike = [], []
     for number, path in enumerate(_progress(paths, "describing") if several else paths):
         try:
             shown = picture or load_image(path)  # once, as it may be a pipe
+            if predictor.unlike(shown):
+                unlike.append(path)
             answers = predictor.describe(shown, regions, together=together, max_new_tokens=max_new_tokens)
             located = [answer.regions[0] for answer in answers]
             if as_json:
@@ -224,6 +226,7 @@ def describe(
             if not several:
                 raise
             failures.append(f"{path}: {error}")
+    _warn(unlike, several)
     if failures:
         print(f"gar: {len(failures)} of {len(paths)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
         raise typer.Exit(1)
@@ -263,6 +266,7 @@ def ask(
     targets = _targets(show, [image], several=False)
     predictor = _load(model, device, dtype, segment)
     answer = predictor.ask(picture, question, regions, choices=choice, max_new_tokens=max_new_tokens)
+    _warn([image] * predictor.unlike(picture), several=False)
     if as_json:
         result = {
             "image": str(image),
@@ -972,6 +976,17 @@ def _load(model: str, device: str, dtype: str, segment: str | None) -> Predictor
     import gar.predictor
 
     return gar.predictor.load(model, device=device, dtype=dtype, segment=segment)
+
+
+def _warn(unlike: list[Path], several: bool) -> None:
+    """Say of pictures that are unlike all that the model learned from that its answers mean nothing there."""
+    if unlike:
+        which = f"{len(unlike)} of the pictures, such as {unlike[0]}, look" if several else f"{unlike[0]} looks"
+        print(
+            f"gar: {which} unlike the rendered scenes that this model knows: do not trust what it says there (for "
+            "photographs: --model HaochenWang/GAR-1B)",
+            file=sys.stderr,
+        )
 
 
 def _no_bars() -> None:

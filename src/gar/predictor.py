@@ -25,6 +25,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation.streamers import BaseStreamer
 
+from gar.familiar import Familiar
 from gar.inputs.processor import CutImage, GARProcessor, Request
 from gar.inputs.prompt import Form, prompt_name
 from gar.inputs.tiling import normalise, touched
@@ -113,6 +114,7 @@ def load(
         kind = "auto" if dtype == "stored" else getattr(torch, dtype)
         network: Any = GARForConditionalGeneration.from_pretrained(source, dtype=kind)
         processor = GARProcessor.from_pretrained(source, config=network.config)
+        familiar = Familiar.load(Path(source))
     except torch.OutOfMemoryError:
         raise
     except OSError as error:
@@ -120,7 +122,7 @@ def load(
         raise ValueError(f"cannot load {source!r}: {_first_line(error)} {ways}") from error
     except BROKEN as error:
         raise ValueError(f"cannot load {source!r}: no GAR checkpoint, or damaged ({_first_line(error)})") from error
-    return Predictor(network.to(torch_device).eval(), processor, segment=segment, name=str(model))
+    return Predictor(network.to(torch_device).eval(), processor, segment=segment, name=str(model), familiar=familiar)
 
 
 def _adapted(folder: str, device: str, dtype: str, segment: str | None) -> Predictor:
@@ -134,7 +136,7 @@ def _adapted(folder: str, device: str, dtype: str, segment: str | None) -> Predi
         raise ValueError(f"{folder}/adapter_config.json names no base_model_name_or_path to add the adapter to")
     base = load(config.base_model_name_or_path, device=device, dtype=dtype, segment=segment)
     merged: Any = peft.PeftModel.from_pretrained(base.model, folder, config=config)  # pyright: ignore
-    base.model, base.name = merged.merge_and_unload().eval(), folder
+    base.model, base.name, base.familiar = merged.merge_and_unload().eval(), folder, None
     return base
 
 
@@ -146,6 +148,7 @@ class Predictor:
     default the likeliest token is taken, up to 256 of them.
 
     Attributes:
+        familiar: what the pictures that the checkpoint learned from look like to it, if it says so, as nano does.
         change_features: for experiments, called with features (T, g, g, D) of tiles and the marks (T, s, s) that they
             were encoded with; what it gives is read in their place. It has to take each tile by itself.
     """
@@ -153,11 +156,18 @@ class Predictor:
     change_features: ChangeFeatures | None = None
 
     def __init__(
-        self, model: GARForConditionalGeneration, processor: GARProcessor, *, segment: str | None = None, name: str = ""
+        self,
+        model: GARForConditionalGeneration,
+        processor: GARProcessor,
+        *,
+        segment: str | None = None,
+        name: str = "",
+        familiar: Familiar | None = None,
     ):
         self.model = model
         self.processor = processor
         self.name = name
+        self.familiar = familiar
         self._segmenter = load_segmenter(segment, str(model.device)) if segment else None
 
     def describe(
@@ -238,6 +248,19 @@ class Predictor:
     def open(self, image: Any, regions: Sequence[Region] = ()) -> Scene:
         """Encode a picture with its regions once, to ask about them many times."""
         return Scene(self, *self._locate(image, _listed(regions)))
+
+    def unlike(self, image: Any) -> bool:
+        """Whether a picture is unlike all that the checkpoint learned from, so that its answers are not to be trusted.
+
+        False, too, for a checkpoint that does not say what it learned from: all but nano.
+        """
+        return self.familiar is not None and self.familiar.unlike(self.impression(image))
+
+    @torch.inference_mode()
+    def impression(self, image: Any) -> Tensor:
+        """(D,), the mean of a picture's features, nothing marked: what `familiar` compares."""
+        tiles = normalise(self.processor.cut(load_image(image)).tiles)
+        return self.model.model.encode(tiles.to(self.model.device, self.model.dtype)).float().mean((0, 1, 2)).cpu()
 
     def _locate(self, image: Any, regions: Sequence[Region]) -> tuple[CutImage, list[Located]]:
         picture = load_image(image)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -28,11 +29,12 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Ti
 
 from gar.data.packing import pack
 from gar.data.sample import Sample, Turn, read_shards, write_whole
+from gar.familiar import FILE, Familiar
 from gar.inputs.processor import GARProcessor
 from gar.inputs.tiling import normalise
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
-from gar.predictor import load
+from gar.predictor import Predictor, load
 from gar.regions import Region
 from gar.train.heads import ATTRIBUTES, RegionHeads
 from gar.train.objective import Objective
@@ -374,11 +376,19 @@ def run(
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=300,
         )  # fmt: skip
     if rank == 0:
-        export(model, processor, out / "model")
+        export(model, processor, out / "model", samples)
 
 
-def export(model: GARForConditionalGeneration, processor: GARProcessor, folder: Path) -> None:
-    """Write the finished model, its weights in float16, to a folder that `gar.load` opens."""
+def export(
+    model: GARForConditionalGeneration, processor: GARProcessor, folder: Path, samples: Sequence[Sample]
+) -> None:
+    """Write the finished model, its weights in float16, to a folder that `gar.load` opens, and what the pictures that
+    it learned from look like to it, by a thousand of them."""
+    predictor = Predictor(model.eval(), processor)
+    some = samples[:: math.ceil(len(samples) / 1000)]
+    shown = {"console": Console(stderr=True), "disable": not sys.stderr.isatty()}
+    seen = [predictor.impression(sample.picture()) for sample in track(some, "what does it know?", **shown)]
     model.half().save_pretrained(folder)
     model.float()
     processor.save_pretrained(folder)
+    write_whole(folder / FILE, Familiar.of(torch.stack(seen)).to_bytes())
