@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gar.data.sample import Turn
-from gar.scenes.grammar import RELATIONS, SAY, WORDS, Facts, phrase, plural, relations
+from gar.scenes.grammar import NUMBERS, ORDINALS, RELATIONS, SAY, WORDS, Facts, phrase, plural, relations
 from gar.scenes.text import ATTRIBUTES, CATEGORIES, check_caption, drill, normalise, talk
 
 CAPTIONS = ("caption", "detailed", "relational")
+COUNTED = ("color", "material", "pattern")
 TYPES = {
     *("color", "shape", "pattern", "material", "category", "size", "relation", "contact", "mirror", "picture"),
     *("ordering", "counting", "absent", "same", *CAPTIONS),
@@ -187,6 +188,30 @@ def test_what_stands_on_top_of_a_pile_is_not_in_front_of_its_foot():
     facts["relations"] = [[1, "on", 0], [2, "on", 1]]
     assert relations(facts, 2, 0) == relations(facts, 0, 2) == set()
     assert relations(facts, 2, 1) == {"on"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_drills_count_and_order_rightly(facts, seed):
+    things = facts["things"]
+    for turn in drill(facts, Random(seed)):
+        ids = named(turn.question)
+        if counted := re.fullmatch(r"How many of .* are (\w+)\?", turn.question):
+            words = [{plural(things[i]["category"]), *(things[i][name] for name in COUNTED)} for i in ids]
+            assert turn.answer == NUMBERS[sum(counted[1] in of_one for of_one in words)], turn
+        elif ranked := re.fullmatch(rf"Which one of .* is the ({'|'.join(ORDINALS)}) from the (\w+)\?", turn.question):
+            across = {i: sum(things[i]["box"][::2]) / 2 for i in ids}
+            key = across if ranked[2] in ("left", "right") else {i: things[i]["depth"] for i in ids}
+            order = sorted(ids, key=key.__getitem__, reverse=ranked[2] in ("right", "back"))
+            assert turn.answer == f"<Prompt{order[ORDINALS.index(ranked[1])]}>", turn
+
+
+def test_drills_count_groups_in_the_picture_and_places_in_a_row():
+    turns = [t for seed in range(60) for t in drill(make_scene(seed), Random(seed))]
+    asked = {turn.question for turn in turns if not named(turn.question)}
+    assert "How many objects are in the picture?" in asked
+    assert any(re.fullmatch(r"How many \w+ objects are in the picture\?", question) for question in asked)
+    assert any("objects in its row" in turn.question for turn in turns if turn.type == "ordering")
 
 
 def test_drills_call_no_neighbours_apart():

@@ -79,8 +79,8 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
     return turns
 
 
-def drill(facts: Facts, rng: Random, num_turns: int = 60) -> list[Turn]:
-    """Short open questions, most of which compare regions, one wording a type, all types about equally often.
+def drill(facts: Facts, rng: Random, num_turns: int = 96) -> list[Turn]:
+    """Short open questions, most of which compare regions, one wording a type.
 
     A small model that hears many ways to say it, and much else between, takes very long to compare anything at all.
     """
@@ -653,6 +653,20 @@ def _drill_place(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, ORDINALS[place], "ordering")
 
 
+def _drill_nth(facts: Facts, rng: Random) -> Turn | None:
+    """Which one of two to four has a place, counted from an end."""
+    axis, ends = rng.choice((*2 * (("left", ("left", "right")),), ("front", ("front", "back"))))
+    clear = _clear(facts, "object")
+    order = _line(facts, rng.sample(clear, min(len(clear), rng.choice((2, 3, 3, 4)))), axis)
+    if not order or len(order) < 2:
+        return None
+    end = rng.choice((0, 1))
+    order = order[::-1] if end else order
+    place = rng.randrange(len(order))
+    listed = _list(rng.sample(order, len(order)), rng)
+    return Turn(ask.NTH[0].format(list=listed, x=ORDINALS[place], y=ends[end]), _name(order[place]), "ordering")
+
+
 def _drill_size(facts: Facts, rng: Random) -> Turn | None:
     pairs = _larger(facts)
     if not pairs:
@@ -692,15 +706,22 @@ def _drill_same(facts: Facts, rng: Random) -> Turn | None:
 
 
 def _drill_count(facts: Facts, rng: Random) -> Turn | None:
-    whole = _whole(facts, "object")
-    if len(whole) < 2:
+    """How many of two to four are of a color, category, pattern or material: each number about as often."""
+    name, things = rng.choice(("color", "color", "category", "pattern", "material")), facts["things"]
+    telling = _telling(facts, _whole(facts, "object"), name)
+    if len(telling) < 2:
         return None
-    ids = rng.sample(whole, min(len(whole), rng.choice((2, 3, 4))))
-    color = facts["things"][rng.choice(ids)]["color"]
-    if not _certain(facts, ids, color):
+    ids = rng.sample(telling, min(len(telling), rng.choice((2, 2, 3, 4))))
+    values = sorted({things[i][name] for i in telling} - {None})
+    if name == "color":
+        values = [value for value in values if _certain(facts, ids, value)]
+    numbers = [sum(things[i][name] == value for i in ids) for value in values]
+    if not values:
         return None
-    number = sum(facts["things"][i]["color"] == color for i in ids)
-    return Turn(ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=color), NUMBERS[number], "counting")
+    number = rng.choice(sorted({*numbers}))
+    value = rng.choice([value for value, n in zip(values, numbers, strict=True) if n == number])
+    x = plural(value) if name == "category" else value
+    return Turn(ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=x), NUMBERS[number], "counting")
 
 
 def _drill_attribute(facts: Facts, rng: Random) -> Turn | None:
@@ -741,26 +762,33 @@ def _drill_contact(facts: Facts, rng: Random) -> Turn | None:
 
 
 def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
-    """How many objects the picture has, or the place of one among all of them."""
-    countable = _countable(facts)
-    if not countable or len(countable) >= len(NUMBERS) or _clear(facts, "reflection", "picture"):
-        return None
-    if rng.random() < 0.3:
-        return Turn(ask.HOW_MANY[0].format(x="objects"), NUMBERS[len(countable)], "counting")
-    order = _line(facts, countable, "left")
+    """How many objects, or of a group, the picture has, or the place of one among all objects or those of its row."""
+    countable, form, word = _countable(facts) or [], rng.random(), _real(facts, "objects", rng)
+    if form < 0.4:
+        if not countable or len(countable) >= len(NUMBERS) or not {*countable} <= {*_whole(facts, "object")}:
+            return None
+        group, number = _groups(facts, countable, rng) if form < 0.3 else ({}, len(countable))
+        noun = plural(group.pop("category")) if "category" in group else "objects"
+        words = _real(facts, " ".join([*group.values(), noun]), rng)
+        return Turn(ask.HOW_MANY[0].format(x=words), NUMBERS[number], "counting")
+    rows = [row for row in facts["rows"] if {*row} <= {*_clear(facts, "object")}]
+    ids, noun = (rng.choice(rows), "objects in its row") if rows and rng.random() < 0.5 else (countable, word)
+    order = _line(facts, ids, "left")
     if not order or not 3 <= len(order) <= len(ORDINALS):
         return None
     end = rng.choice((0, 1))
     order = order[::-1] if end else order
     place = rng.randrange(len(order))
-    question = ask.POSITION[2].format(x="objects", y=("left", "right")[end], p=_name(order[place]))
+    question = ask.POSITION[2].format(x=noun, y=("left", "right")[end], p=_name(order[place]))
     return Turn(question, ORDINALS[place], "ordering")
 
 
+# What takes longest to learn, several regions at once, is asked most.
 DRILLS = (
-    *(_drill_pair, _drill_pair, _drill_end, _drill_end, _drill_place, _drill_place),
-    *(_drill_which, _drill_which, _drill_size, _drill_same, _drill_count, _drill_attribute, _drill_attribute),
-    *(_drill_kind, _drill_contact, _drill_picture),
+    *(_drill_pair, _drill_end, _drill_end, _drill_place, _drill_place, _drill_place, _drill_nth, _drill_nth),
+    *(_drill_nth, _drill_count, _drill_count, _drill_count, _drill_count, _drill_which, _drill_which, _drill_same),
+    *(_drill_same, _drill_size, _drill_attribute, _drill_kind, _drill_contact),
+    *(_drill_picture, _drill_picture, _drill_picture),
 )
 
 
