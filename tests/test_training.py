@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,6 +153,15 @@ def test_a_pack_marks_few_regions_and_asks_about_no_others(samples, processor):
         assert packed.segments == sorted(packed.segments)
         for turn, spans in zip(packed.turns, packed.answers, strict=True):
             assert len(spans) == max(len(turn.choices), 1)
+
+
+def test_where_few_are_marked_it_is_two_and_the_picture_is_seen(samples, processor):
+    make = partial(pack, samples[0], processor, num_turns=4, max_regions=3, few=0.5)
+    marked = [len(packed.boxes) for seed in range(40) if (packed := make(random.Random(seed)))]
+    fewer = [len(packed.boxes) for seed in range(40) if (packed := make(random.Random(seed), few=1.0))]
+    assert max(marked) == 3 and max(fewer) == 2
+    unseen = [packed for seed in range(40) if (packed := make(random.Random(seed), few=1.0, hidden=1.0))]
+    assert unseen and all(packed.hidden for packed in unseen) and max(len(packed.boxes) for packed in unseen) == 3
 
 
 def test_regions_grow_around_a_turn_that_fits_and_where_none_does_the_reason_says_so(samples, processor):

@@ -102,6 +102,7 @@ def pack(
     max_regions: int,
     augment: Callable[[Image.Image, random.Random], Image.Image] | None = None,
     hidden: float = 0.0,
+    few: float = 0.0,
     zoomed: float = 0.0,
 ) -> Pack | None:
     """Choose some regions and turns of a sample and write them as one sequence. None when no turn fits.
@@ -115,16 +116,19 @@ def pack(
         augment: a change of the picture's pixels that moves nothing.
         hidden: how often there is no prefix, and the turns see only the regions' summaries where they are named; such
             a pack asks nothing that needs more.
+        few: of the others, how often at most two regions are marked, as where a question comes with its own alone; what
+            else it is about then has to be seen in the picture.
         zoomed: how often the picture is cropped to a part with all marked regions, for stages that read no turns.
 
     Raises:
         Unusable: each turn names too many regions; as `Sample.picture`.
     """
     config = processor.config
-    chosen = _choose_regions(sample, rng, min(max_regions, config.max_prompts))
+    alone = rng.random() < hidden
+    most = min(2, max_regions) if not alone and rng.random() < few else max_regions
+    chosen = _choose_regions(sample, rng, min(most, config.max_prompts))
     highest = config.max_prompts if rng.random() < 0.3 else len(chosen)
     numbers = dict(zip(chosen, rng.sample(range(highest), len(chosen)), strict=True))
-    alone = rng.random() < hidden
     usable = [turn for turn in sample.turns if named(turn) <= set(chosen)]
     if alone:
         usable = [

@@ -207,7 +207,7 @@ class Packer:
         else:
             made = pack(
                 sample, self.processor, rng, num_turns=stage.turns, max_regions=stage.regions, augment=self.augment,
-                hidden=stage.hidden, zoomed=stage.zoomed,
+                hidden=stage.hidden, few=stage.few, zoomed=stage.zoomed,
             )  # fmt: skip
         most = self.processor.config.text_config.max_position_embeddings
         if made and max(made.positions) >= most:

@@ -23,6 +23,7 @@ class Stage:
         stands by itself. All of them, whatever `turns` says, and not with `drill`, `hidden` or `zoomed`.
     drill: how often nano reads short questions in one wording each (`gar.scenes.text.drill`) in place of a whole talk.
     hidden: how often the turns about a picture see only their regions' summaries, and no picture.
+    few: where the picture is seen, how often at most two of its regions are marked.
     zoomed: how often the picture is cropped to a part with all marked regions; for stages without `language`.
     at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
         number of processes. 0: each process takes its share of the batch as one group.
@@ -51,6 +52,7 @@ class Stage:
     chat: bool = False
     drill: float = 0.0
     hidden: float = 0.0
+    few: float = 0.0
     zoomed: float = 0.0
     at_once: int = 0
     language: bool = True
@@ -95,7 +97,7 @@ def nano() -> list[Stage]:
         frozen=("tower", "mask", "projector"), rate=3e-3, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=0.3,
     )  # fmt: skip
     language = replace(
-        compare, name="language", steps=3600, turns=32, drill=0.25, hidden=0.6, rate=1.5e-3, vision_rate=0.4,
+        compare, name="language", steps=3600, turns=36, drill=0.5, hidden=0.6, few=0.5, rate=1.5e-3, vision_rate=0.4,
         muon_rate=0.012, balance=0.4, warmup=20, floor=0.0,
     )  # fmt: skip
     return [vision, compare, language]
