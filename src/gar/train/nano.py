@@ -370,7 +370,8 @@ def run(
     for stage in stages or (nano_again() if start else nano_stages()):
         told = samples
         if stage.language:
-            told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}", silent_about(out / stage.name))
+            silent = silent_about(out / stage.name) if stage.drill < 1 else [[[]] * len(s.masks) for s in samples]
+            told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}", silent)
         train(
             model, processor, told, stage, out / stage.name,
             heads=heads, augment=augment, seed=seed, validate=validate, workers=workers, save_every=300,
