@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 from random import Random
+from typing import Any
 
 from gar.data.sample import Turn
 from gar.scenes import questions as ask
@@ -53,6 +54,8 @@ CLASH = {
 CONTACTS = tuple(CLASH)
 # The second color of a pattern is one of these, or a darker shade of the first.
 NEUTRAL = ("white", "black", "gray")
+# Where an order along an axis may be counted from: its own end first.
+ENDS = {"left": ("left", "right"), "front": ("front", "back")}
 # What makes things one group to count.
 GROUPS = (("category",), ("color",), ("material",), ("pattern",), ("color", "category"), ("material", "category"))
 
@@ -161,6 +164,18 @@ def _line(facts: Facts, ids: Iterable[int], axis: str) -> list[int] | None:
     order = sorted(ids, key=lambda i: key(things[i]))
     certain = all(axis in relations(facts, i, j) for i, j in zip(order, order[1:], strict=False))
     return order if certain else None
+
+
+def _counted(
+    facts: Facts, rng: Random, ids: Iterable[int], axis: str, least: int = 3
+) -> tuple[list[int], str, int] | None:
+    """The things from one of the two ends, that end, and a place among them; None for fewer than `least`, for more than
+    can be counted, or where any two neighbours are too close."""
+    order = _line(facts, ids, axis)
+    if not order or not least <= len(order) <= len(ORDINALS):
+        return None
+    end = rng.choice(ENDS[axis])
+    return order if end == axis else order[::-1], end, rng.randrange(len(order))
 
 
 def _surely_not(thing: Thing, name: str, value: str) -> bool:
@@ -479,7 +494,6 @@ def _real(facts: Facts, noun: str, rng: Random) -> str:
 def _ordering(facts: Facts, rng: Random) -> Turn | None:
     """Positions in a row, among all objects, or among the regions that the question names; from either end."""
     axis = rng.choice(("left", "left", "left", "front"))
-    ends = {"left": ("left", "right"), "front": ("front", "back")}[axis]
     clear = _clear(facts, "object")
     scope = rng.choice(("all", "row", "named"))
     if scope == "all":
@@ -489,13 +503,11 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
         ids, noun = (rng.choice(rows) if rows else []), rng.choice(("objects in its row", "things of its row"))
     else:
         ids, noun = rng.sample(clear, min(len(clear), rng.choice((3, 3, 4, 5)))), ""
-    order = _line(facts, ids, axis)
-    if not order or not 3 <= len(order) <= len(ORDINALS):
+    counted = _counted(facts, rng, ids, axis)
+    if not counted:
         return None
-    end = rng.choice(ends)
-    order = order if end == ends[0] else order[::-1]
-    place = rng.randrange(len(order))
-    i, word = order[place], ORDINALS[place]
+    order, end, place = counted
+    i, word, other = order[place], ORDINALS[place], ENDS[axis][end == axis]
     if not noun:
         listed = _list(rng.sample(order, len(order)), rng)
         if place == 0 and rng.random() < 0.5:
@@ -503,9 +515,9 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
         if rng.random() < 0.4:
             return _which(rng, "ordering", rng.choice(ask.NTH).format(list=listed, x=word, y=end), i, order)
         listed = listed.replace(" or ", " and ")
-        question = rng.choice(ask.POSITION_AMONG).format(list=listed, y=end, z=ends[end == ends[0]], p=_name(i))
+        question = rng.choice(ask.POSITION_AMONG).format(list=listed, y=end, z=other, p=_name(i))
     else:
-        question = rng.choice(ask.POSITION).format(x=noun, y=end, z=ends[end == ends[0]], p=_name(i))
+        question = rng.choice(ask.POSITION).format(x=noun, y=end, z=other, p=_name(i))
     frame = rng.choice(ask.PLACES)
     wrong = [k for k in range(max(4, len(order))) if k != place]
     texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k), k=k + 1) for k in (place, *rng.sample(wrong, 3))]
@@ -522,9 +534,13 @@ def _groups(facts: Facts, ids: Sequence[int], rng: Random) -> tuple[dict[str, st
     kinds = [names for names in GROUPS if all(_telling(facts, ids, name) == [*ids] for name in names)]
     groups = [{name: thing[name] for name in names} for names in kinds for thing in things if thing["kind"] == "object"]
     groups = [group for group in groups if "color" not in group or _certain(facts, ids, group["color"])]
-    numbers = [sum(all(things[i][name] == group[name] for name in group) for i in ids) for group in groups]
+    return _evenly(rng, groups, [sum(all(things[i][k] == group[k] for k in group) for i in ids) for group in groups])
+
+
+def _evenly(rng: Random, options: Sequence[Any], numbers: Sequence[int]) -> tuple[Any, int]:
+    """One of the options, and its number: rare numbers as often as others."""
     number = rng.choice(sorted({*numbers}))
-    return rng.choice([group for group, n in zip(groups, numbers, strict=True) if n == number]), number
+    return rng.choice([option for option, n in zip(options, numbers, strict=True) if n == number]), number
 
 
 def _certain(facts: Facts, ids: Sequence[int], color: str) -> bool:
@@ -628,7 +644,7 @@ def _drill_pair(facts: Facts, rng: Random) -> Turn | None:
 
 def _drill_end(facts: Facts, rng: Random) -> Turn | None:
     """The first or last of two to four things."""
-    axis, ends = rng.choice((("left", ("left", "right")), ("front", ("front", "back"))))
+    axis, ends = rng.choice([*ENDS.items()])
     clear = _clear(facts, *([] if axis == "left" else ["object"]))
     order = _line(facts, rng.sample(clear, min(len(clear), rng.choice((2, 2, 3, 4)))), axis)
     if not order or len(order) < 2:
@@ -640,31 +656,25 @@ def _drill_end(facts: Facts, rng: Random) -> Turn | None:
 
 def _drill_place(facts: Facts, rng: Random) -> Turn | None:
     """The place of one among three or four, counted from an end."""
-    axis, ends = rng.choice((("left", ("left", "right")), ("front", ("front", "back"))))
-    clear = _clear(facts, "object")
-    order = _line(facts, rng.sample(clear, min(len(clear), rng.choice((3, 4)))), axis)
-    if not order or len(order) < 3:
+    axis, clear = rng.choice([*ENDS]), _clear(facts, "object")
+    counted = _counted(facts, rng, rng.sample(clear, min(len(clear), rng.choice((3, 4)))), axis)
+    if not counted:
         return None
-    end = rng.choice((0, 1))
-    order = order[::-1] if end else order
-    place = rng.randrange(len(order))
+    order, end, place = counted
     listed = _list(rng.sample(order, len(order)), rng, "and")
-    question = ask.POSITION_AMONG[2].format(list=listed, y=ends[end], p=_name(order[place]))
+    question = ask.POSITION_AMONG[2].format(list=listed, y=end, p=_name(order[place]))
     return Turn(question, ORDINALS[place], "ordering")
 
 
 def _drill_nth(facts: Facts, rng: Random) -> Turn | None:
     """Which one of two to four has a place, counted from an end."""
-    axis, ends = rng.choice((*2 * (("left", ("left", "right")),), ("front", ("front", "back"))))
-    clear = _clear(facts, "object")
-    order = _line(facts, rng.sample(clear, min(len(clear), rng.choice((2, 3, 3, 4)))), axis)
-    if not order or len(order) < 2:
+    axis, clear = rng.choice(("left", "left", "front")), _clear(facts, "object")
+    counted = _counted(facts, rng, rng.sample(clear, min(len(clear), rng.choice((2, 3, 3, 4)))), axis, least=2)
+    if not counted:
         return None
-    end = rng.choice((0, 1))
-    order = order[::-1] if end else order
-    place = rng.randrange(len(order))
+    order, end, place = counted
     listed = _list(rng.sample(order, len(order)), rng)
-    return Turn(ask.NTH[0].format(list=listed, x=ORDINALS[place], y=ends[end]), _name(order[place]), "ordering")
+    return Turn(ask.NTH[0].format(list=listed, x=ORDINALS[place], y=end), _name(order[place]), "ordering")
 
 
 def _drill_size(facts: Facts, rng: Random) -> Turn | None:
@@ -718,8 +728,7 @@ def _drill_count(facts: Facts, rng: Random) -> Turn | None:
     numbers = [sum(things[i][name] == value for i in ids) for value in values]
     if not values:
         return None
-    number = rng.choice(sorted({*numbers}))
-    value = rng.choice([value for value, n in zip(values, numbers, strict=True) if n == number])
+    value, number = _evenly(rng, values, numbers)
     x = plural(value) if name == "category" else value
     return Turn(ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=x), NUMBERS[number], "counting")
 
@@ -773,13 +782,11 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
         return Turn(ask.HOW_MANY[0].format(x=words), NUMBERS[number], "counting")
     rows = [row for row in facts["rows"] if {*row} <= {*_clear(facts, "object")}]
     ids, noun = (rng.choice(rows), "objects in its row") if rows and rng.random() < 0.5 else (countable, word)
-    order = _line(facts, ids, "left")
-    if not order or not 3 <= len(order) <= len(ORDINALS):
+    counted = _counted(facts, rng, ids, "left")
+    if not counted:
         return None
-    end = rng.choice((0, 1))
-    order = order[::-1] if end else order
-    place = rng.randrange(len(order))
-    question = ask.POSITION[2].format(x=noun, y=("left", "right")[end], p=_name(order[place]))
+    order, end, place = counted
+    question = ask.POSITION[2].format(x=noun, y=end, p=_name(order[place]))
     return Turn(question, ORDINALS[place], "ordering")
 
 
