@@ -20,7 +20,7 @@ class Stage:
 
     steps: optimiser steps. batch: pictures a step, of all processes. turns, regions: at most so many a picture.
     chat: the turns about a picture are one chat, in which later answers see the earlier ones, as published; else each
-        stands by itself. All of them, whatever `turns` says, and not with `drill`, `hidden` or `zoomed`.
+        stands by itself. All of them, whatever `turns` says, and not with `drill`, `hidden`, `few` or `zoomed`.
     drill: how often nano reads short questions in one wording each (`gar.scenes.text.drill`) in place of a whole talk.
     hidden: how often the turns about a picture see only their regions' summaries, and no picture.
     few: where the picture is seen, how often at most two of its regions are marked.
