@@ -46,7 +46,7 @@ def test_most_photographs_are_unlike_it(nano: Predictor, shared: Path):
     assert unlike >= 0.8 * len(photographs)
 
 
-def test_a_checkpoint_that_does_not_say_what_it_knows_calls_nothing_unlike(nano: Predictor, tmp_path: Path):
+def test_a_checkpoint_that_does_not_say_what_it_knows_calls_nothing_unlike(tmp_path: Path):
     for file in (ASSETS / "nano").iterdir():
         if file.name != FILE:
             shutil.copy(file, tmp_path)

@@ -226,7 +226,8 @@ def describe(
             if not several:
                 raise
             failures.append(f"{path}: {error}")
-    _warn(unlike, several)
+    if unlike:
+        _warn(unlike, several)
     if failures:
         print(f"gar: {len(failures)} of {len(paths)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
         raise typer.Exit(1)
@@ -266,7 +267,8 @@ def ask(
     targets = _targets(show, [image], several=False)
     predictor = _load(model, device, dtype, segment)
     answer = predictor.ask(picture, question, regions, choices=choice, max_new_tokens=max_new_tokens)
-    _warn([image] * predictor.unlike(picture), several=False)
+    if predictor.unlike(picture):
+        _warn([image], several=False)
     if as_json:
         result = {
             "image": str(image),
@@ -980,13 +982,12 @@ def _load(model: str, device: str, dtype: str, segment: str | None) -> Predictor
 
 def _warn(unlike: list[Path], several: bool) -> None:
     """Say of pictures that are unlike all that the model learned from that its answers mean nothing there."""
-    if unlike:
-        which = f"{len(unlike)} of the pictures, such as {unlike[0]}, look" if several else f"{unlike[0]} looks"
-        print(
-            f"gar: {which} unlike the rendered scenes that this model knows: do not trust what it says there (for "
-            "photographs: --model HaochenWang/GAR-1B)",
-            file=sys.stderr,
-        )
+    which = f"{len(unlike)} of the pictures, such as {unlike[0]}, look" if several else f"{unlike[0]} looks"
+    print(
+        f"gar: {which} unlike the rendered scenes that this model knows: do not trust what it says there (for "
+        "photographs: --model HaochenWang/GAR-1B)",
+        file=sys.stderr,
+    )
 
 
 def _no_bars() -> None:
