@@ -133,7 +133,10 @@ def test_a_format_refuses_what_would_not_come_back(write: Callable, name: str, t
 
 
 def test_json_lines_keep_every_field(tmp_path: Path):
-    turns = [Turn("Which?", "<Prompt1>", "ordering", ("<Prompt0>", "<Prompt1>")), Turn(describe(0), "A.", "detailed")]
+    turns = [
+        Turn("Which?", "<Prompt1>", "ordering", ("<Prompt0>", "<Prompt1>"), "<Prompt1> <Prompt0>"),
+        Turn(describe(0), "A.", "detailed"),
+    ]
     meta = {"seed": 3, "file": "a.png", "dropped": 3}
     sample = Sample(encoded(), [blob(0), blob(1)], turns, source="rendered", licence="Apache-2.0", meta=meta)
     write_jsonl([sample], tmp_path / "a.jsonl")

@@ -19,7 +19,7 @@ import gar
 from gar.inputs.processor import GARProcessor
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import FIRST_PROMPT_TOKEN, save_released
-from gar.predictor import Answer, Predictor, _KeptLayer, _options, _Picture, _Pieces
+from gar.predictor import Answer, Predictor, Scene, _KeptLayer, _options, _Picture, _Pieces
 from gar.regions import Region
 
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
@@ -129,6 +129,16 @@ class EndsAfter(LogitsProcessor):
         chosen = scores.clone()
         chosen[:, self.end] = math.inf if self.left == 0 else -math.inf
         return chosen if self.left else torch.full_like(scores, -50.0).index_fill(1, torch.tensor([self.end]), 50.0)
+
+
+class Says(LogitsProcessor):
+    """Makes the model say these tokens."""
+
+    def __init__(self, ids: list[int]):
+        self.ids = iter(ids)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, -50.0).index_fill(1, torch.tensor([next(self.ids)]), 50.0)
 
 
 # One by one
@@ -331,11 +341,13 @@ def test_texts_are_ranked_by_the_mean_log_probability_of_their_tokens(nano):
     assert abs(answer.confidence - scores.softmax(0).max().item()) < 1e-4
 
 
-def forced_log_probability(predictor: Predictor, image: np.ndarray, question: str, text: str) -> float:
+def forced_log_probability(
+    predictor: Predictor, image: np.ndarray, question: str, text: str, notes: Sequence[int] = ()
+) -> float:
     located = [region.locate(150, 100) for region in REGIONS]
     batch = predictor.processor([image], [located], [question])
     answer = predictor.processor.prompts.encode_answer(text)
-    ids = torch.tensor([batch["input_ids"][0].tolist() + answer])
+    ids = torch.tensor([[*batch["input_ids"][0].tolist(), *notes, *answer]])
     with torch.no_grad():
         logits = predictor.model(**batch | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
     return logits[0, -len(answer) - 1 : -1].log_softmax(1)[range(len(answer)), answer].mean().item()
@@ -407,6 +419,38 @@ def test_pieces_join_where_letters_are_split_and_spaces_removed(predictor, text)
     streamer.end()
     assert "".join(pieces) == predictor.processor.decode(ids)
     assert all("\ufffd" not in piece for piece in pieces)
+
+
+# Notes
+
+
+def test_what_is_noted_down_before_an_answer_is_neither_shown_nor_counted(nano):
+    prompts, pieces = nano.processor.prompts, []
+    ids = prompts.encode_notes("<Prompt1> red, <Prompt0> blue") + prompts.encode_answer("yes, both")
+    says = {"logits_processor": [Says(ids)]}
+    answer = nano.open(picture(), REGIONS).ask(QUESTIONS[1], on_text=pieces.append, **says)
+    assert answer.text == "".join(pieces) == "yes, both" and answer.num_tokens == len(ids)
+    cut = nano.ask(picture(), QUESTIONS[1], REGIONS, max_new_tokens=3, logits_processor=[Says(ids)])
+    assert cut.text == "yes"
+    (batched,) = nano.ask_batch([picture()], QUESTIONS[1:2], [REGIONS], logits_processor=[Says(ids)])
+    assert batched.text == answer.text
+    endless = Says([prompts.encode_notes("a")[0]] + prompts.encode_answer("a", end=False) * 999)
+    assert nano.ask(picture(), QUESTIONS[1], REGIONS, max_new_tokens=3, logits_processor=[endless]).text == ""
+
+
+def test_choices_are_ranked_behind_the_notes(nano, monkeypatch):
+    prompts, image, options = nano.processor.prompts, picture(), ["yes", "no, not at all"]
+    notes = prompts.encode_notes("<Prompt1> red")
+    nano.model.config.choice_scoring = "texts"
+    plain = [forced_log_probability(nano, image, QUESTIONS[1], text) for text in options]
+    noted = [forced_log_probability(nano, image, QUESTIONS[1], text, notes) for text in options]
+    first = torch.nn.functional.one_hot(torch.tensor([[notes[0]]]), VOCAB).float()
+    logits = Scene._logits
+    monkeypatch.setattr(Scene, "_logits", lambda self, texts, keep: first if keep == 1 else logits(self, texts, keep))
+    monkeypatch.setattr(nano.model, "generate", lambda **_: torch.tensor([notes]))
+    share = nano.ask(image, QUESTIONS[1], REGIONS, options).confidence
+    assert abs(share - torch.tensor(noted).softmax(0).max().item()) < 1e-4
+    assert abs(share - torch.tensor(plain).softmax(0).max().item()) > 1e-3
 
 
 # Options of generation

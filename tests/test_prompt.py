@@ -193,6 +193,18 @@ def test_only_answers_and_their_ends_are_trained(writer):
     assert ids[: len(first)] == first
 
 
+def test_notes_stand_between_two_tokens_of_the_layout_before_the_answer(nano, nano_tokenizer, released):
+    begin, *inner, end = notes = nano.encode_notes("<Prompt1> red")
+    assert nano_tokenizer.convert_ids_to_tokens([begin, end]) == ["<|bos|>", "<|answer|>"]
+    assert nano_tokenizer.decode(inner).strip() == "<Prompt1> red" and nano.encode_notes("") == []
+    answer = nano.encode_answer("yes")
+    assert nano.after_notes(notes + answer) == nano.after_notes(answer) == answer
+    assert nano.after_notes(notes[:-1]) == nano.after_notes([]) == []
+    assert released.encode_notes("<Prompt1> red") == []
+    with pytest.raises(ValueError, match=r"the notes holds? <\|answer\|>"):
+        nano.encode_notes("a <|answer|> b")
+
+
 def test_a_question_without_regions_is_about_the_picture(released, released_tokenizer):
     ids = ask(released, "What?", [])
     assert released_tokenizer.decode(ids).endswith(

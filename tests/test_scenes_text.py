@@ -206,6 +206,32 @@ def test_drills_count_and_order_rightly(facts, seed):
             assert turn.answer == f"<Prompt{order[ORDINALS.index(ranked[1])]}>", turn
 
 
+@settings(max_examples=100, deadline=None)
+@given(scenes, st.integers(0, 10**6))
+def test_the_answer_can_be_read_off_the_notes(facts, seed):
+    open_turns = (turn for turn in (*talk(facts, Random(seed)), *drill(facts, Random(seed))) if not turn.choices)
+    for turn in open_turns:
+        names, words = named(turn.notes), turn.notes.split()
+        points = re.sub(r"<Prompt\d+>|none", "", turn.notes).replace(" ", "")
+        if turn.type == "counting":
+            assert turn.notes and turn.answer == NUMBERS[len(names or points)], turn
+            assert (turn.notes == "none") == (turn.answer == NUMBERS[0])
+        elif turn.type == "same":
+            values = dict(zip(names, words[1::2], strict=True))
+            assert all(value in facts["things"][i].values() for i, value in values.items())
+            shared = [i for i in names[1:] if values[i] == values[names[0]]]
+            assert shared == named(turn.answer) if named(turn.answer) else (turn.answer == "yes") == bool(shared), turn
+        elif turn.type == "ordering" and len(names) > 1:
+            (place,) = [
+                k for k, word in enumerate(ORDINALS) if word in re.findall(r"\w+", f"{turn.question} {turn.answer}")
+            ]
+            assert names[place] == (named(turn.answer) or named(turn.question))[-1], turn
+        elif turn.type == "ordering" and turn.notes:
+            assert turn.answer == ORDINALS[len(points)] and names == named(turn.question), turn
+        elif turn.type == "absent":
+            assert turn.notes and (turn.notes != "none" or turn.answer == "no"), turn
+
+
 def test_drills_count_groups_in_the_picture_and_places_in_a_row():
     turns = [t for seed in range(60) for t in drill(make_scene(seed), Random(seed))]
     asked = {turn.question for turn in turns if not named(turn.question)}

@@ -62,9 +62,10 @@ def squares(seed: int) -> Sample:
         things.append(thing | {"box": [x, y, x + 24, y + 24], "depth": 1 + i})
         turns.append(Turn(f"What is the color of <Prompt{i}>?", name, "color"))
         turns.append(Turn(f"Describe <Prompt{i}> in detail.", f"A {name} square.", "detailed"))
-    turns.append(Turn("How many squares are there?", "three", "counting"))
+    turns.append(Turn("How many squares are there?", "three", "counting", notes="159"))
     turns.append(Turn("Which color has <Prompt0>?", names[0], "color", choices=(names[1], names[0], names[2])))
-    turns.append(Turn("Which is the leftmost?", "<Prompt0>", "ordering", choices=("<Prompt0>", "<Prompt2>")))
+    ends = ("<Prompt0>", "<Prompt2>")
+    turns.append(Turn("Which is the leftmost?", ends[0], "ordering", choices=ends, notes=" ".join(ends)))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return Sample(file.getvalue(), masks, turns, meta={"size": [96, 64], "things": things, "relations": []})
@@ -196,21 +197,25 @@ def test_a_packs_logits_and_losses_are_those_of_its_turns_one_by_one(samples, ei
         common = {"features": features, "tile_grids": batch["tile_grids"], "region_boxes": batch["region_boxes"]}
         rest = {name: getattr(reading, name) for name in ("attention_mask", "position_ids", "labels")}
         together = model(input_ids=ids, **common, **rest)
-        losses, counts, scores = [], [], []
+        losses, scores = [], []  # of each text that is trained, and of each option
+        noted = {spans[0][0]: notes for spans, notes in zip(packed.answers, packed.notes, strict=True)}
         for path in branches(packed):
             alone = model(input_ids=ids[:, path], **common, labels=labels[:, path])
             assert torch.allclose(together.logits[0, path], alone.logits[0], atol=1e-5)
-            trained = int((labels[0, path] != -100).sum())
-            if trained:
-                losses.append(alone.loss * trained)
-                counts.append(trained)
+            each = -alone.logits[0, :-1].log_softmax(-1).gather(1, ids[0, path[1:]][:, None])[:, 0]
+            where = {place: n - 1 for n, place in enumerate(path)}
+            if (start := next((p for p in path if p in noted), None)) is not None:
+                losses += [each[[where[p] for p in path if p >= start]]]
+                losses += [each[[where[p] for p in range(*noted[start])]]] if noted[start][0] < start else []
             length = len(path) - len([i for i in path if packed.segments[i] != packed.segments[path[-1]]])
             spoken = alone.logits[0, -length - 1 : -1].log_softmax(-1)
             scores.append(spoken.gather(1, ids[0, path[-length:]][:, None]).mean())
-    assert torch.allclose(together.loss, torch.stack(losses).sum() / sum(counts), atol=1e-5)
+    takes_notes = model.config.prompt_style == "nano"
+    assert [end > start for start, end in packed.notes] == [bool(t.notes) and takes_notes for t in packed.turns]
+    assert torch.allclose(together.loss, torch.cat(losses).mean(), atol=1e-5)
     spoken = Spoken.of([packed], reading, lambda rows, places: together.logits[rows, places])
     assert torch.allclose(spoken.answer_loss(), together.loss, atol=1e-5)
-    alike = torch.stack([loss / n for loss, n in zip(losses, counts, strict=True)]).mean()
+    alike = torch.stack([text.mean() for text in losses]).mean()
     assert torch.allclose(spoken.answer_loss(balance=1), alike, atol=1e-5)
     ranking, _, asked = spoken.ranking_loss()
     each, groups = iter(scores), []
@@ -232,9 +237,9 @@ def test_a_packs_gradients_are_those_of_its_turns_one_by_one(samples, either_pro
     total = sum(label != -100 for label in packed.labels)
     for path in branches(packed):
         labels = reading.labels[:, path]
-        if trained := int((labels != -100).sum()):  # not a wrong option
+        if labels[0, -1] != -100:  # not a wrong option
             loss = alone(input_ids=reading.input_ids[:, path], **batch, labels=labels).loss
-            (loss * trained / total).backward()
+            (loss * (labels != -100).sum() / total).backward()
     pairs = zip(together.parameters(), alone.parameters(), strict=True)
     each = [(a.grad.flatten(), b.grad.flatten()) for a, b in pairs if a.grad is not None and b.grad is not None]
     assert len(each) > 0.9 * len([*alone.parameters()])

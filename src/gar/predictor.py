@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation.streamers import BaseStreamer
 
 from gar.familiar import Familiar
 from gar.inputs.processor import CutImage, GARProcessor, Request
-from gar.inputs.prompt import Form, prompt_name
+from gar.inputs.prompt import Form, PromptWriter, prompt_name
 from gar.inputs.tiling import normalise, touched
 from gar.model.config import GARConfig
 from gar.model.gar import KEPT, GARForConditionalGeneration
@@ -39,6 +39,7 @@ ChangeFeatures = Callable[[Tensor, Tensor], Tensor]
 # What would change what `generate` gives back, or which token a probability belongs to.
 NO_OPTIONS = {"generation_config", "prompt_lookup_num_tokens", "assistant_model", "return_dict_in_generate"}
 NO_OPTIONS |= {"output_scores"}
+MOST_NOTES = 64  # tokens that a model may note down before it answers
 BROKEN = (
     SafetensorError,
     json.JSONDecodeError,
@@ -56,10 +57,10 @@ class Answer:
 
     text: the answer; with choices, the text of the chosen one.
     choice: the letter of the chosen option, when choices were given.
-    confidence: 0..1. The geometric mean probability of the answer's tokens; with choices, the probability of the chosen
-        one among them.
+    confidence: 0..1. The geometric mean probability of the answer's tokens, and of the notes before it where a model
+        takes notes; with choices, the probability of the chosen one among them.
     regions: what it is about, located in the picture.
-    num_tokens: of the answer, the end token included; with choices ranked, 0.
+    num_tokens: of the answer, notes and the end token included; with choices ranked, 0.
     """
 
     text: str
@@ -145,7 +146,7 @@ class Predictor:
 
     Pictures are paths, PIL images or (H, W, 3) uint8 arrays; regions are `Region`s in the upright picture's pixels.
     Keyword arguments called `generation` go to transformers' `generate` (`max_new_tokens`, `num_beams`, ...); by
-    default the likeliest token is taken, up to 256 of them.
+    default the likeliest token is taken, up to 256 of them. What a model notes down before it answers is not counted.
 
     Attributes:
         familiar: what the pictures that the checkpoint learned from look like to it, if it says so, as nano does.
@@ -311,8 +312,13 @@ class Predictor:
             raise ValueError(f"num_return_sequences is {generation['num_return_sequences']}: ask again for each answer")
         for name in NO_OPTIONS & generation.keys():
             raise ValueError(f"{name} is no option here: give those of `generate` by themselves, as max_new_tokens=40")
-        end = self.processor.prompts.end_id
+        prompts = self.processor.prompts
+        end = prompts.end_id
         options = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": end, "pad_token_id": end} | generation
+        if prompts.notes_ids:
+            enough = _Enough(prompts, options["max_new_tokens"])
+            options["max_new_tokens"] += MOST_NOTES
+            options["stopping_criteria"] = StoppingCriteriaList([*options.get("stopping_criteria", []), enough])
         beams = options.get("num_beams", 1) > 1
         probabilities = _TokenProbabilities()
         processors = LogitsProcessorList([*options.pop("logits_processor", []), probabilities])
@@ -398,13 +404,20 @@ class Scene:
         """Answer questions of one length, each as a branch of its own from the picture's cache, in one batch."""
         if len({len(ids) for ids in questions}) > 1:
             raise ValueError("the questions of one batch must have one length")
-        inputs = self._inputs(questions)
-        # `generate` wants the whole length, and of the embeddings reads only what the cache does not hold.
-        inputs["inputs_embeds"] = F.pad(inputs["inputs_embeds"], (0, 0, self._length, 0))
-        inputs["attention_mask"] = inputs["inputs_embeds"].new_ones(inputs["inputs_embeds"].shape[:2], dtype=torch.long)
+        inputs = self._begun(questions)
         if on_text:
             inputs["streamer"] = _Pieces(self._predictor.processor, on_text)
         return self._predictor._generate(inputs, about, generation)
+
+    def _begun(self, questions: list[list[int]]) -> dict[str, Any]:
+        """What `generate` takes to go on from questions of one length, each after the picture.
+
+        It wants the whole length, and of the embeddings reads only what the cache does not hold.
+        """
+        inputs = self._inputs(questions)
+        inputs["inputs_embeds"] = F.pad(inputs["inputs_embeds"], (0, 0, self._length, 0))
+        inputs["attention_mask"] = inputs["inputs_embeds"].new_ones(inputs["inputs_embeds"].shape[:2], dtype=torch.long)
+        return inputs
 
     def _inputs(self, texts: list[list[int]]) -> dict[str, Any]:
         """What the model takes to read texts of one length, each after the picture."""
@@ -436,12 +449,25 @@ class Scene:
     def _texts(self, question: str, options: list[str]) -> list[float]:
         """Mean log-probability of the tokens of each option's text, the end included."""
         prompts = self._predictor.processor.prompts
-        asked, answers = self.question_ids(question), [prompts.encode_answer(text) for text in options]
+        asked = self._noted(self.question_ids(question))
+        answers = [prompts.encode_answer(text) for text in options]
         longest = max(map(len, answers))
         # What fills up the shorter ones comes after them, where they do not look.
         texts = [asked + answer + [prompts.end_id] * (longest - len(answer)) for answer in answers]
         logits = self._logits(texts, keep=longest + 1).log_softmax(2)
         return [row[range(len(answer)), answer].mean().item() for row, answer in zip(logits, answers, strict=True)]
+
+    @torch.inference_mode()
+    def _noted(self, asked: list[int]) -> list[int]:
+        """A question's ids, and what the model notes down before it answers."""
+        ends = self._predictor.processor.prompts.notes_ids
+        if not ends or self._logits([asked], keep=1).argmax() != ends[0]:
+            return asked
+        written: Any = self._predictor.model.generate(
+            **self._begun([asked]), max_new_tokens=MOST_NOTES, do_sample=False, eos_token_id=ends[1],
+            pad_token_id=ends[1],
+        )  # fmt: skip
+        return asked + written[0].tolist()
 
 
 class _Picture:
@@ -536,6 +562,17 @@ class _TokenProbabilities(LogitsProcessor):
         if len(values) < len(ids):
             values.append(self._last[row, ids[-1]])
         return torch.stack(values).mean().item()
+
+
+class _Enough(StoppingCriteria):
+    """Ends an answer after so many tokens, the notes before it not counted."""
+
+    def __init__(self, prompts: PromptWriter, most: int):
+        self._prompts, self._most = prompts, most
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        said = [len(self._prompts.after_notes(ids)) >= self._most for ids in input_ids.tolist()]
+        return torch.tensor(said, device=input_ids.device)
 
 
 class _Pieces(BaseStreamer):

@@ -65,6 +65,7 @@ def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pac
         segments=[0] * length,
         parents=[0] * length,
         answers=[[(end - size, end)] for (trained, size), end in zip(runs, ends, strict=True) if trained],
+        notes=[(end - size, end - size) for (trained, size), end in zip(runs, ends, strict=True) if trained],
         cut=request.picture,
         mask_tiles=request.mask_tiles,
         boxes=request.region_boxes,

@@ -50,7 +50,8 @@ class Pack:
     hidden: there is no prefix; the turns see nothing but themselves and the regions' summaries where they are named.
     window: what the picture was cropped to, (x0, y0, x1, y1) in pixels of `Sample.picture`.
     answers: for each turn, where its answers stand, as (start, end) in the sequence: the right one first, directly
-        after its question, then the wrong ones.
+        after its question and notes, then the wrong ones.
+    notes: for each turn, where its notes stand; they end where its answers begin, and may be empty.
     things: for each region of `boxes`, its index in `Sample.masks`.
     turns: as asked here; regions are named by their index in `Sample.masks`, but one that is not there by its number.
     """
@@ -61,6 +62,7 @@ class Pack:
     segments: list[int]
     parents: list[int]
     answers: list[list[tuple[int, int]]]
+    notes: list[tuple[int, int]]
     cut: CutImage
     mask_tiles: Tensor
     boxes: dict[int, tuple[float, float, float, float]]
@@ -150,17 +152,19 @@ def pack(
     # As published: where regions are only described, each description marks its own.
     marking = config.prompt_style == "released" and all(about_one(turn, "detailed") for turn in turns)
     ids = writer.encode_prefix(len(cut.tiles), list(numbers.values()), "together" if marking else "ask")
-    root, segment, answers = len(ids), 0, []
+    root, segment, answers, notes = len(ids), 0, [], []
     if alone:
         ids = []
     made = {"labels": [IGNORED] * len(ids), "positions": [*range(len(ids))], "segments": [0] * len(ids)}
     made["parents"] = [0] * len(ids)
 
-    def grow(tokens: list[int], start: int, parent: int, trained: bool) -> tuple[int, int]:
+    def grow(tokens: list[int], start: int, parent: int, trained: int) -> tuple[int, int]:
+        """A branch, of which so many tokens at its end are trained."""
         nonlocal segment
         segment += 1
         ids.extend(tokens)
-        made["labels"] += tokens if trained else [IGNORED] * len(tokens)
+        given = len(tokens) - trained
+        made["labels"] += [IGNORED] * given + tokens[given:]
         made["positions"] += range(start, start + len(tokens))
         made["segments"] += [segment] * len(tokens)
         made["parents"] += [parent] * len(tokens)
@@ -178,20 +182,23 @@ def pack(
             turns[place] = replace(turn, question=f"{prompt_name(region)}: {text}")
         else:
             question = writer.encode_question(renumber(turn.question, numbers), list(numbers.values()))
-        grow(question, root, 0, trained=False)
+        noted = writer.encode_notes(renumber(turn.notes, numbers))
+        _, end = grow(question + noted, root, 0, trained=len(noted))
+        notes.append((end - len(noted), end))
         parent, leaves = segment, [turn.answer, *(choice for choice in turn.choices if choice != turn.answer)]
         if turn.type != NEGATIVE:
             leaves = [renumber(leaf, numbers) for leaf in leaves]
         answers.append(
             [
-                grow(writer.encode_answer(leaf), root + len(question), parent, trained=i == 0)
-                for i, leaf in enumerate(leaves)
+                grow(leaf, root + len(question + noted), parent, trained=0 if i else len(leaf))
+                for i, leaf in enumerate(map(writer.encode_answer, leaves))
             ]
         )
     return Pack(
         input_ids=ids,
         **made,
         answers=answers,
+        notes=notes,
         cut=cut,
         mask_tiles=processor.mark(cut, located),
         boxes={k: processor.rel_box(cut, region) for k, region in zip(numbers.values(), located, strict=True)},
@@ -269,17 +276,18 @@ def packed_attention(segments_BS: Tensor, parents_BS: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Every token of every answer of some packs, wrong options too, answer after answer: N tokens.
+    """Every token of all notes and answers of some packs, wrong options too, turn after turn: N tokens.
 
     Only these need logits: with a vocabulary of 128k words, those of a whole sequence are gigabytes.
 
     ids: (N,) the tokens. logits: (N, V) what a model says in their place. turns: for each turn of each pack its answers
-        as ranges of tokens, the right one first.
+        as ranges of tokens, the right one first. notes: for each turn its notes.
     """
 
     ids: Tensor
     logits: Tensor
     turns: list[list[range]]
+    notes: list[range]
 
     @classmethod
     def of(cls, packs: Sequence[Pack], reading: Reading, speak: Callable[[list[int], list[int]], Tensor]) -> Spoken:
@@ -288,29 +296,33 @@ class Spoken:
         Args:
             speak: rows and places of N tokens -> (N, V), what comes behind these tokens.
         """
-        rows, places, ids, turns = [], [], [], []
+        rows, places, ids, turns, notes = [], [], [], [], []
         for row, (i, first, last) in enumerate(reading.rows):
-            for spans in packs[i].answers:
+            for noted, spans in zip(packs[i].notes, packs[i].answers, strict=True):
                 if not first <= spans[0][0] < last:
                     continue
-                anchor = spans[0][0] - 1  # the end of the question speaks the first token of every option
-                turns.append([])
-                for start, end in spans:
-                    turns[-1].append(range(len(ids), len(ids) + end - start))
+                said = []
+                for start, end in (noted, *spans):
+                    said.append(range(len(ids), len(ids) + end - start))
                     rows += [row] * (end - start)
-                    places += [place - first for place in (anchor, *range(start, end - 1))]
+                    # What stands before the first option speaks the first token of every option.
+                    anchor = min(start, spans[0][0]) - 1
+                    places += [place - first for place in (anchor, *range(start, end - 1))][: end - start]
                     ids += packs[i].input_ids[start:end]
+                notes.append(said[0])
+                turns.append(said[1:])
         logits_NV = speak(rows, places)
-        return cls(torch.tensor(ids, device=logits_NV.device), logits_NV, turns)
+        return cls(torch.tensor(ids, device=logits_NV.device), logits_NV, turns, notes)
 
     @classmethod
     def joined(cls, parts: Sequence[Spoken]) -> Spoken:
         """All that several have, in turn."""
-        turns, offset = [], 0
+        turns, notes, offset = [], [], 0
         for part in parts:
-            turns += [[range(r.start + offset, r.stop + offset) for r in answers] for answers in part.turns]
+            turns += [[_moved(r, offset) for r in answers] for answers in part.turns]
+            notes += [_moved(r, offset) for r in part.notes]
             offset += len(part.ids)
-        return cls(torch.cat([p.ids for p in parts]), torch.cat([p.logits for p in parts]), turns)
+        return cls(torch.cat([p.ids for p in parts]), torch.cat([p.logits for p in parts]), turns, notes)
 
     @cached_property
     def losses(self) -> Tensor:
@@ -318,14 +330,15 @@ class Spoken:
         return F.cross_entropy(self.logits.float(), self.ids, reduction="none")
 
     def answer_loss(self, balance: float = 0.0) -> Tensor:
-        """The mean over the tokens of the right answers.
+        """The mean over the tokens of the right answers and of all notes.
 
         Args:
-            balance: a token of an answer of n tokens counts n ** -balance. 0 counts all alike, so that captions drown
-                answers of one word; 1 counts all answers alike.
+            balance: a token of an answer, or of notes, of n tokens counts n ** -balance. 0 counts all alike, so that
+                captions drown answers of one word; 1 counts all answers alike.
         """
-        chosen = [n for right, *_ in self.turns for n in right]
-        weight = self.losses.new_tensor([len(right) ** -balance for right, *_ in self.turns for _ in right])
+        texts = [right for right, *_ in self.turns] + [noted for noted in self.notes if noted]
+        chosen = [n for text in texts for n in text]
+        weight = self.losses.new_tensor([len(text) ** -balance for text in texts for _ in text])
         return (self.losses[chosen] * weight).sum() / weight.sum()
 
     def ranking_loss(self) -> tuple[Tensor, int, int]:
@@ -355,9 +368,15 @@ class Spoken:
         return -shares_TO[:, 0].mean(), int((shares_TO.argmax(1) == 0).sum()), len(asked)
 
     def word_for_word(self) -> list[bool]:
-        """For each turn, whether greedy decoding gives the right answer to the token."""
+        """For each turn, whether greedy decoding gives the right notes and answer to the token."""
         hits = (self.logits.argmax(-1) == self.ids).tolist()
-        return [all(hits[right.start : right.stop]) for right, *_ in self.turns]
+        return [
+            all(hits[n] for n in (*noted, *right)) for noted, (right, *_) in zip(self.notes, self.turns, strict=True)
+        ]
+
+
+def _moved(tokens: range, offset: int) -> range:
+    return range(tokens.start + offset, tokens.stop + offset)
 
 
 def _negative(described: int, free: set[int], rng: random.Random) -> list[Turn]:

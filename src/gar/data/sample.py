@@ -43,12 +43,14 @@ class Turn:
 
     type: the kind of question ("color", "relation", "caption", ...), for tables by type.
     choices: the option texts of a multiple-choice question without letters, in the order shown; else empty.
+    notes: what is worked out before the answer, if anything; a model that takes notes learns to write it, unshown.
     """
 
     question: str
     answer: str
     type: str = ""
     choices: tuple[str, ...] = ()
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class Sample:
             raise Unusable("no text", "no question with an answer")
         for turn in self.turns:
             texts = (turn.question, turn.answer, *turn.choices)
-            names = ("question", "answer", *["choices"] * len(turn.choices), "type")
-            for name, text in zip(names, (*texts, turn.type), strict=True):
+            names = ("question", "answer", *["choices"] * len(turn.choices), "type", "notes")
+            for name, text in zip(names, (*texts, turn.type, turn.notes), strict=True):
                 # JSON can hold half of a surrogate pair, which is in no encoding.
                 if not isinstance(text, str) or text != text.encode(errors="replace").decode():
                     raise Unusable("malformed record", f"{text!r} in the {name} of a turn: expected a text")
@@ -116,7 +118,7 @@ class Sample:
                 raise Unusable("no text", f"an empty question, answer or choice: {str(texts)[:80]}")
             if turn.choices and turn.answer not in turn.choices:
                 raise Unusable("malformed record", f"the answer {turn.answer[:80]!r} is not among the choices")
-            missing = [k for text in texts for k in prompts_named(text) if k >= len(self.masks)]
+            missing = [k for text in (*texts, turn.notes) for k in prompts_named(text) if k >= len(self.masks)]
             if missing:
                 raise Unusable("name without mask", f"<Prompt{missing[0]}> with {len(self.masks)} mask(s)")
 

@@ -253,11 +253,12 @@ class GARProcessor(ProcessorMixin):
         return batch | ({"labels": pad(labels, IGNORED)} if labels else {})
 
     def decode(self, token_ids: Sequence[int] | Tensor, **kwargs: Any) -> str:
-        """The text of an answer: layout tokens left out, names `<Promptk>` kept, trimmed.
+        """The text of an answer: notes before it and layout tokens left out, names `<Promptk>` kept, trimmed.
 
         Where the tokenizer says so (released ones do), spaces before punctuation are removed.
         """
-        ids = [i for i in torch.as_tensor(token_ids).tolist() if i not in self.prompts.reserved_ids]
+        ids = self.prompts.after_notes(torch.as_tensor(token_ids).tolist())
+        ids = [i for i in ids if i not in self.prompts.reserved_ids]
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False, **kwargs)
         if self.tokenizer.clean_up_tokenization_spaces:
             text = self.tokenizer.clean_up_tokenization(text)

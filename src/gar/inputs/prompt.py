@@ -73,6 +73,7 @@ class _Layout:
     answer: str  # between a question and its answer
     end: str  # of an answer
     again: str  # between an answer and the next question
+    noting: str = ""  # begins notes, which a model may write before its answer; `answer` ends them
 
 
 _USER = "<|start_header_id|>user<|end_header_id|>\n\n"
@@ -101,6 +102,7 @@ _LAYOUTS = {
         answer="<|answer|>",
         end="<|eos|>",
         again="",
+        noting="<|bos|>",
     ),
 }
 
@@ -112,6 +114,7 @@ class PromptWriter:
 
     Attributes:
         end_id: the token that ends an answer, where generation stops.
+        notes_ids: the tokens that begin and end notes; None where a model takes none.
         reserved_ids: tokens of the layout and placeholders: users may not write them, answers are shown without them.
 
     Raises:
@@ -131,6 +134,8 @@ class PromptWriter:
         for token in re.findall(r"<\|\w+\|>", self._layout.bos + self._layout.opening + self._layout.answer):
             self._token_id(token)
         self.end_id = self._token_id(self._layout.end)
+        ends = (self._layout.noting, self._layout.answer)
+        self.notes_ids = (self._token_id(ends[0]), self._token_id(ends[1])) if self._layout.noting else None
         crop_ids = config.crop_token_ids
         self._image, *self._crops = tokenizer.convert_ids_to_tokens([config.image_token_id, *crop_ids])
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -206,6 +211,21 @@ class PromptWriter:
         answer = self._proper(answer)
         self._check_text(answer, "answer")
         return self._ids(answer.strip()) + [self.end_id] * end
+
+    def encode_notes(self, notes: str) -> list[int]:
+        """Notes as the model would write them between question and answer; nothing where it takes none."""
+        if not self.notes_ids or not notes:
+            return []
+        self._check_text(notes, "notes")
+        begin, end = self.notes_ids
+        return [begin, *self._ids(notes), end]
+
+    def after_notes(self, ids: list[int]) -> list[int]:
+        """What was written, without the notes that it may begin with; nothing as long as these go on."""
+        if not self.notes_ids or ids[:1] != [self.notes_ids[0]]:
+            return ids
+        end = self.notes_ids[1]
+        return ids[ids.index(end) + 1 :] if end in ids else []
 
     def encode_conversation(
         self, num_tiles: int, turns: Sequence[ChatTurn], regions: Sequence[int]

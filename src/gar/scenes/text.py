@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import permutations
 from random import Random
 from typing import Any
@@ -52,6 +53,7 @@ CLASH = {
     "next to": {"leaning on"},
 }
 CONTACTS = tuple(CLASH)
+NOTHING = "none"  # noted down where no thing fits
 # The second color of a pattern is one of these, or a darker shade of the first.
 NEUTRAL = ("white", "black", "gray")
 # Where an order along an axis may be counted from: its own end first.
@@ -78,7 +80,7 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
         turn = next(filter(None, (writer(facts, rng) for _ in range(6))), None)
         if turn and (turn.question, turn.choices) not in seen:
             seen.add((turn.question, turn.choices))
-            turns.append(Turn(_careless(turn.question, rng), turn.answer, turn.type, turn.choices))
+            turns.append(replace(turn, question=_careless(turn.question, rng)))
     return turns
 
 
@@ -260,6 +262,33 @@ def _worded(rng: Random, name: str, values: Sequence[str], p: str) -> list[str]:
         else:
             texts.append(rng.choice(labels if style == "label" else labels + predicates))
     return texts
+
+
+# What is worked out before the answer. A model that sees every region by itself and writes down one after the other
+# has at the end only to read.
+
+
+def _names(ids: Iterable[int]) -> str:
+    return " ".join(map(_name, ids)) or NOTHING
+
+
+def _points(facts: Facts, ids: Iterable[int]) -> str:
+    """Things that have no name, each by the tenth of the picture's width in which its middle is."""
+    tenths = (int(10 * centre(facts["things"][i]) / facts["size"][0]) for i in ids)
+    return "".join(str(min(max(tenth, 0), 9)) for tenth in tenths) or NOTHING
+
+
+def _from_left(facts: Facts, ids: Iterable[int]) -> list[int]:
+    return sorted(ids, key=lambda i: centre(facts["things"][i]))
+
+
+def _values(facts: Facts, ids: Iterable[int], name: str) -> str:
+    return " ".join(f"{_name(i)} {facts['things'][i][name]}" for i in ids)
+
+
+def _up_to(facts: Facts, order: Sequence[int], place: int) -> str:
+    """The things before the one at this place, which have no name, and its name."""
+    return (_points(facts, order[:place]) if place else "") + _name(order[place])
 
 
 # One function per type
@@ -512,35 +541,39 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
         listed = _list(rng.sample(order, len(order)), rng)
         if place == 0 and rng.random() < 0.5:
             return _which(rng, "ordering", rng.choice(ask.EXTREME[end]).format(list=listed), i, order)
+        notes = _names(order)
         if rng.random() < 0.4:
-            return _which(rng, "ordering", rng.choice(ask.NTH).format(list=listed, x=word, y=end), i, order)
+            turn = _which(rng, "ordering", rng.choice(ask.NTH).format(list=listed, x=word, y=end), i, order)
+            return replace(turn, notes=notes)
         listed = listed.replace(" or ", " and ")
         question = rng.choice(ask.POSITION_AMONG).format(list=listed, y=end, z=other, p=_name(i))
     else:
+        notes = _up_to(facts, order, place)
         question = rng.choice(ask.POSITION).format(x=noun, y=end, z=other, p=_name(i))
     frame = rng.choice(ask.PLACES)
     wrong = [k for k in range(max(4, len(order))) if k != place]
     texts = [frame.format(x=ORDINALS[k], y=end, n=_nth(k), k=k + 1) for k in (place, *rng.sample(wrong, 3))]
-    return _ask(rng, "ordering", question, word, texts[0], texts[1:])
+    return replace(_ask(rng, "ordering", question, word, texts[0], texts[1:]), notes=notes)
 
 
 def _nth(k: int) -> str:
     return f"{k + 1}{('st', 'nd', 'rd')[k] if k < 3 else 'th'}"
 
 
-def _groups(facts: Facts, ids: Sequence[int], rng: Random) -> tuple[dict[str, str], int]:
-    """Attributes that make a group of things to count, and how many of `ids` are of it; rare numbers as often."""
+def _groups(facts: Facts, ids: Sequence[int], rng: Random) -> tuple[dict[str, str], list[int]]:
+    """Attributes that make a group of things to count, and those of `ids` that are of it; rare numbers as often."""
     things = facts["things"]
     kinds = [names for names in GROUPS if all(_telling(facts, ids, name) == [*ids] for name in names)]
     groups = [{name: thing[name] for name in names} for names in kinds for thing in things if thing["kind"] == "object"]
     groups = [group for group in groups if "color" not in group or _certain(facts, ids, group["color"])]
-    return _evenly(rng, groups, [sum(all(things[i][k] == group[k] for k in group) for i in ids) for group in groups])
+    members = [[i for i in ids if all(things[i][name] == group[name] for name in group)] for group in groups]
+    return _evenly(rng, [*zip(groups, members, strict=True)])
 
 
-def _evenly(rng: Random, options: Sequence[Any], numbers: Sequence[int]) -> tuple[Any, int]:
-    """One of the options, and its number: rare numbers as often as others."""
-    number = rng.choice(sorted({*numbers}))
-    return rng.choice([option for option, n in zip(options, numbers, strict=True) if n == number]), number
+def _evenly(rng: Random, options: Sequence[tuple[Any, list[int]]]) -> tuple[Any, list[int]]:
+    """One of the options and what is of it: rare numbers as often as others."""
+    number = rng.choice(sorted({len(members) for _, members in options}))
+    return rng.choice([option for option in options if len(option[1]) == number])
 
 
 def _certain(facts: Facts, ids: Sequence[int], color: str) -> bool:
@@ -556,23 +589,26 @@ def _counting(facts: Facts, rng: Random) -> Turn | None:
         if len(whole) < 2:
             return None
         ids = rng.sample(whole, min(len(whole), rng.choice((2, 3, 4, 5))))
-        group, number = _groups(facts, ids, rng)
+        group, members = _groups(facts, ids, rng)
         words = [plural(word) if name == "category" else word for name, word in group.items()]
+        notes = _names(members)
         question = rng.choice(ask.HOW_MANY_OF).format(list=_list(ids, rng, "and"), x=" ".join(words))
     elif not countable or len(countable) >= len(NUMBERS) or not set(countable) <= set(whole):
         return None
     else:
-        number, words, noun = len(countable), [], rng.choice(("things", "objects"))
+        members, words, noun = countable, [], rng.choice(("things", "objects"))
         if rng.random() < 0.7:
-            group, number = _groups(facts, countable, rng)
-            noun = plural(group.pop("category")) if "category" in group else noun
-            words = list(group.values())
+            group, members = _groups(facts, countable, rng)
+            noun = plural(group["category"]) if "category" in group else noun
+            words = [word for name, word in group.items() if name != "category"]
         question = rng.choice(ask.HOW_MANY).format(x=_real(facts, " ".join([*words, noun]), rng))
+        notes = _points(facts, _from_left(facts, members))
+    number = len(members)
     wrong = [k for k in range(max(0, number - 3), min(len(NUMBERS), number + 4)) if k != number]
     digits = rng.random() < 0.5
     frame = rng.choice(("{}", "{}", "exactly {}", "{} in total"))
     texts = [frame.format(k if digits else NUMBERS[k]) for k in (number, *rng.sample(wrong, 3))]
-    return _ask(rng, "counting", question, NUMBERS[number], texts[0], texts[1:])
+    return replace(_ask(rng, "counting", question, NUMBERS[number], texts[0], texts[1:]), notes=notes)
 
 
 def _absent(facts: Facts, rng: Random) -> Turn | None:
@@ -586,19 +622,26 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
     form = rng.random()
     if form < 0.5:
         holds = rng.random() < 0.5
-        return _yes_no(
-            rng, "absent", rng.choice(ask.IS_THERE).format(x=a(rng.choice(seen if holds else absent))), holds
-        )
+        question, word = rng.choice(ask.IS_THERE), rng.choice(seen if holds else absent)
+        turn = _yes_no(rng, "absent", question.format(x=a(word)), holds)
+        return replace(turn, notes=_points(facts, _from_left(facts, _of(facts, word))))
     if form < 0.65:
         thing = facts["things"][rng.choice(_whole(facts, "object"))]
         missing = [c for c in ATTRIBUTES["color"] if all(_surely_not(other, "color", c) for other in everything)]
         holds = rng.random() < 0.5 or not missing or thing["category"] in ask.BACKDROP
         words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
-        return _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
+        turn = _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
+        alike = _from_left(facts, _of(facts, thing["category"]))
+        return replace(turn, notes=" ".join(f"{facts['things'][i]['color']} {_points(facts, [i])}" for i in alike))
     right, wrong, templates = (seen, absent, ask.WHICH_THERE) if form < 0.8 else (absent, seen, ask.WHICH_ABSENT)
     right, wrong = rng.choice(right), rng.sample(wrong, min(3, len(wrong)))
     frame = rng.choice((str, a))
     return _choose(rng, "absent", rng.choice(templates), frame(right), [frame(word) for word in wrong])
+
+
+def _of(facts: Facts, category: str) -> list[int]:
+    """The clear things of a category, of which the picture may show more."""
+    return [i for i in _clear(facts) if facts["things"][i]["category"] == category]
 
 
 def _same(facts: Facts, rng: Random) -> Turn | None:
@@ -620,12 +663,13 @@ def _same(facts: Facts, rng: Random) -> Turn | None:
         ids = [j, *rng.sample(others, min(len(others), rng.choice((1, 2, 3))))]
         rng.shuffle(ids)
         question = rng.choice(ask.SAME_AS).format(list=_list(ids, rng), x=name, p=_name(i))
-        return _which(rng, "same", question, j, ids)
+        return replace(_which(rng, "same", question, j, ids), notes=_values(facts, [i, *ids], name))
     yes, no = rng.choice(
         (("yes", "no"), (f"yes, the same {name}", f"no, a different {name}"), ("yes, they do", "no, they do not"))
     )
     question = rng.choice(ask.SAME).format(p=_name(i), q=_name(j), x=name)
-    return _ask(rng, "same", question, "yes" if holds else "no", *((yes, [no]) if holds else (no, [yes])))
+    turn = _ask(rng, "same", question, "yes" if holds else "no", *((yes, [no]) if holds else (no, [yes])))
+    return replace(turn, notes=_values(facts, [i, j], name))
 
 
 # One function per drill
@@ -663,7 +707,7 @@ def _drill_place(facts: Facts, rng: Random) -> Turn | None:
     order, end, place = counted
     listed = _list(rng.sample(order, len(order)), rng, "and")
     question = ask.POSITION_AMONG[2].format(list=listed, y=end, p=_name(order[place]))
-    return Turn(question, ORDINALS[place], "ordering")
+    return Turn(question, ORDINALS[place], "ordering", notes=_names(order))
 
 
 def _drill_nth(facts: Facts, rng: Random) -> Turn | None:
@@ -674,7 +718,8 @@ def _drill_nth(facts: Facts, rng: Random) -> Turn | None:
         return None
     order, end, place = counted
     listed = _list(rng.sample(order, len(order)), rng)
-    return Turn(ask.NTH[0].format(list=listed, x=ORDINALS[place], y=end), _name(order[place]), "ordering")
+    question = ask.NTH[0].format(list=listed, x=ORDINALS[place], y=end)
+    return Turn(question, _name(order[place]), "ordering", notes=_names(order))
 
 
 def _drill_size(facts: Facts, rng: Random) -> Turn | None:
@@ -712,7 +757,8 @@ def _drill_same(facts: Facts, rng: Random) -> Turn | None:
     if not pairs:
         return None
     i, j = rng.choice(pairs)
-    return Turn(ask.SAME[0].format(p=_name(i), q=_name(j), x=name), "yes" if holds else "no", "same")
+    question = ask.SAME[0].format(p=_name(i), q=_name(j), x=name)
+    return Turn(question, "yes" if holds else "no", "same", notes=_values(facts, [i, j], name))
 
 
 def _drill_count(facts: Facts, rng: Random) -> Turn | None:
@@ -725,12 +771,11 @@ def _drill_count(facts: Facts, rng: Random) -> Turn | None:
     values = sorted({things[i][name] for i in telling} - {None})
     if name == "color":
         values = [value for value in values if _certain(facts, ids, value)]
-    numbers = [sum(things[i][name] == value for i in ids) for value in values]
     if not values:
         return None
-    value, number = _evenly(rng, values, numbers)
-    x = plural(value) if name == "category" else value
-    return Turn(ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=x), NUMBERS[number], "counting")
+    value, members = _evenly(rng, [(value, [i for i in ids if things[i][name] == value]) for value in values])
+    question = ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=plural(value) if name == "category" else value)
+    return Turn(question, NUMBERS[len(members)], "counting", notes=_names(members))
 
 
 def _drill_attribute(facts: Facts, rng: Random) -> Turn | None:
@@ -776,10 +821,11 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
     if form < 0.4:
         if not countable or len(countable) >= len(NUMBERS) or not {*countable} <= {*_whole(facts, "object")}:
             return None
-        group, number = _groups(facts, countable, rng) if form < 0.3 else ({}, len(countable))
+        group, members = _groups(facts, countable, rng) if form < 0.3 else ({}, countable)
         noun = plural(group.pop("category")) if "category" in group else "objects"
         words = _real(facts, " ".join([*group.values(), noun]), rng)
-        return Turn(ask.HOW_MANY[0].format(x=words), NUMBERS[number], "counting")
+        notes = _points(facts, _from_left(facts, members))
+        return Turn(ask.HOW_MANY[0].format(x=words), NUMBERS[len(members)], "counting", notes=notes)
     rows = [row for row in facts["rows"] if {*row} <= {*_clear(facts, "object")}]
     ids, noun = (rng.choice(rows), "objects in its row") if rows and rng.random() < 0.5 else (countable, word)
     counted = _counted(facts, rng, ids, "left")
@@ -787,7 +833,7 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
         return None
     order, end, place = counted
     question = ask.POSITION[2].format(x=noun, y=end, p=_name(order[place]))
-    return Turn(question, ORDINALS[place], "ordering")
+    return Turn(question, ORDINALS[place], "ordering", notes=_up_to(facts, order, place))
 
 
 # What takes longest to learn, several regions at once, is asked most.

@@ -265,7 +265,7 @@ def measure(objective: Objective, packs: Sequence[Pack]) -> dict[str, Any]:
         with torch.no_grad():
             _, figures, spoken = objective([packed])
         assert spoken is not None
-        number = sum(end - start for (start, end), *_ in packed.answers)
+        number = sum(end - start for start, end in (*packed.notes, *(right for right, *_ in packed.answers)))
         loss, tokens = loss + figures["language"] * number, tokens + number
         for turn, said in zip(packed.turns, spoken.word_for_word(), strict=True):
             for name in {"all", turn.type or "other"}:
