@@ -611,12 +611,20 @@ def _counting(facts: Facts, rng: Random) -> Turn | None:
     return replace(_ask(rng, "counting", question, NUMBERS[number], texts[0], texts[1:]), notes=notes)
 
 
+def _everything(facts: Facts) -> list[Thing]:
+    return [*facts["things"], *facts.get("hidden", ())]
+
+
+def _seen_and_absent(facts: Facts) -> tuple[list[str], list[str]]:
+    """The categories that anybody sees in the picture, and those of which nothing is there, not even hidden."""
+    there = {thing["category"] for thing in _everything(facts)}
+    absent = [word for word in CATEGORIES if word not in there and word not in ask.BACKDROP]
+    return sorted({facts["things"][i]["category"] for i in _whole(facts, "object")}), absent
+
+
 def _absent(facts: Facts, rng: Random) -> Turn | None:
     """What is in the picture and what is not."""
-    seen = sorted({facts["things"][i]["category"] for i in _whole(facts, "object")})
-    everything = [*facts["things"], *facts.get("hidden", ())]
-    there = {thing["category"] for thing in everything}
-    absent = [word for word in CATEGORIES if word not in there and word not in ask.BACKDROP]
+    seen, absent = _seen_and_absent(facts)
     if not seen or not absent:
         return None
     form = rng.random()
@@ -627,7 +635,9 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
         return replace(turn, notes=_points(facts, _from_left(facts, _of(facts, word))))
     if form < 0.65:
         thing = facts["things"][rng.choice(_whole(facts, "object"))]
-        missing = [c for c in ATTRIBUTES["color"] if all(_surely_not(other, "color", c) for other in everything)]
+        missing = [
+            c for c in ATTRIBUTES["color"] if all(_surely_not(other, "color", c) for other in _everything(facts))
+        ]
         holds = rng.random() < 0.5 or not missing or thing["category"] in ask.BACKDROP
         words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
         turn = _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
@@ -761,6 +771,33 @@ def _drill_same(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, "yes" if holds else "no", "same", notes=_values(facts, [i, j], name))
 
 
+def _drill_same_as(facts: Facts, rng: Random) -> Turn | None:
+    """Which one of two or three shares an attribute with another, as the only one of them."""
+    name, things = rng.choice(("color", "color", "category", "pattern", "material")), facts["things"]
+    ids = _telling(facts, _whole(facts), name)
+    pairs = [(i, j) for i, j in permutations(ids, 2) if things[i][name] and things[i][name] == things[j][name]]
+    if not pairs:
+        return None
+    i, j = rng.choice(pairs)
+    others = [k for k in ids if things[k][name] not in (things[i][name], None)]
+    if not others:
+        return None
+    among = [j, *rng.sample(others, min(len(others), rng.choice((1, 2))))]
+    rng.shuffle(among)
+    question = ask.SAME_AS[0].format(list=_list(among, rng), x=name, p=_name(i))
+    return Turn(question, _name(j), "same", notes=_values(facts, [i, *among], name))
+
+
+def _drill_there(facts: Facts, rng: Random) -> Turn | None:
+    """Whether a category is in the picture: yes as often as no."""
+    holds, words = rng.random() < 0.5, _seen_and_absent(facts)
+    if not all(words):
+        return None
+    word = rng.choice(words[not holds])
+    notes = _points(facts, _from_left(facts, _of(facts, word)))
+    return Turn(ask.IS_THERE[0].format(x=a(word)), "yes" if holds else "no", "absent", notes=notes)
+
+
 def _drill_count(facts: Facts, rng: Random) -> Turn | None:
     """How many of two to four are of a color, category, pattern or material: each number about as often."""
     name, things = rng.choice(("color", "color", "category", "pattern", "material")), facts["things"]
@@ -840,8 +877,8 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
 DRILLS = (
     *(_drill_pair, _drill_end, _drill_end, _drill_place, _drill_place, _drill_place, _drill_nth, _drill_nth),
     *(_drill_nth, _drill_count, _drill_count, _drill_count, _drill_count, _drill_which, _drill_which, _drill_same),
-    *(_drill_same, _drill_size, _drill_attribute, _drill_kind, _drill_contact),
-    *(_drill_picture, _drill_picture, _drill_picture),
+    *(_drill_same, _drill_same_as, _drill_size, _drill_attribute, _drill_kind, _drill_contact),
+    *(_drill_picture, _drill_picture, _drill_picture, _drill_there),
 )
 
 
@@ -878,7 +915,8 @@ def _detailed(facts: Facts, rng: Random) -> Turn | None:
         sentences.append(f"It is on the {'left' if across < 0.5 else 'right'} side of the picture.")
     elif 0.42 < across < 0.58:
         sentences.append("It is in the middle of the picture.")
-    return Turn(rng.choice(ask.DETAILED).format(p=_name(i)), " ".join(sentences), "detailed")
+    question = rng.choice(ask.DETAILED).format(p=_name(i))
+    return Turn(question, " ".join(sentences), "detailed", notes=_points(facts, [i]))
 
 
 def _apart(one: Thing, other: Thing) -> float:
