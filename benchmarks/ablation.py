@@ -51,7 +51,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -195,7 +194,7 @@ class Reader(Objective):
 
 
 def short(turns: Iterable[Turn]) -> list[Turn]:
-    """The questions about regions that one word answers, answers and options in their normal form.
+    """The questions about regions that one word answers, answers and options in their normal form, without notes.
 
     Of questions with yes or no only those stay that have no other form ("same").
     """
@@ -205,7 +204,7 @@ def short(turns: Iterable[Turn]) -> list[Turn]:
         one_word = all(text and " " not in text and "prompt" not in text for text in (answer, *choices))
         told = answer not in ("yes", "no") or turn.type == "same"
         if turn.type in TYPES and named(turn) and one_word and told and len(set(choices)) == len(choices):
-            kept.append(replace(turn, answer=answer, choices=choices))
+            kept.append(replace(turn, answer=answer, choices=choices, notes=""))
     return kept
 
 
@@ -294,8 +293,8 @@ def encode(settings: Settings, split: Split, part: int) -> None:
         masks = torch.cat([packed.mask_tiles, unmarked, *(mask for _, mask in crops)])
         marked_one, unmarked_one, *enlarged = inner.encode(scaled(tiles), masks.float()).split(1)
         for name, features in (("", marked_one), (" unmarked", unmarked_one)):
-            pooled = F.avg_pool2d(features.permute(0, 3, 1, 2), config.context_pooling).permute(0, 2, 3, 1)
-            kept[f"context{name}"].append(pooled)
+            side = config.map_size // config.context_pooling
+            kept[f"context{name}"].append(inner.context(features).view(1, side, side, -1))
             kept[f"replay{name}"].append(inner.cut(features, grids, boxes))
         config.replay_frame = "released"
         kept["released"].append(inner.cut(marked_one, grids, boxes))
@@ -343,7 +342,7 @@ def seen(settings: Settings, split: Split, variant: Variant) -> list[Seen]:
 def reader(settings: Settings, variant: Variant, seed: int) -> Reader:
     """What a variant trains: the same for all, but that some add no summaries."""
     model = fresh(settings, seed)
-    model.config.context_pooling = 1  # it is pooled already
+    model.config.context_pooling, model.model.place = 1, torch.nn.Identity()  # vectors are pooled and placed already
     model.config.mention_embedding = variant.summary
     tokenizer: Any = tokenizer_of(settings.start)
     return Reader(model, settings.stage(), pad_id=tokenizer.pad_token_id)

@@ -315,9 +315,10 @@ class Predictor:
         prompts = self.processor.prompts
         end = prompts.end_id
         options = {"max_new_tokens": 256, "do_sample": False, "eos_token_id": end, "pad_token_id": end} | generation
-        if prompts.notes_ids:
-            enough = _Enough(prompts, options["max_new_tokens"])
-            options["max_new_tokens"] += MOST_NOTES
+        most = options["max_new_tokens"]
+        if prompts.notes_ids and isinstance(most, int) and most > 0:  # else `generate` says what is wrong
+            enough = _Enough(prompts, most)
+            options["max_new_tokens"] = most + MOST_NOTES
             options["stopping_criteria"] = StoppingCriteriaList([*options.get("stopping_criteria", []), enough])
         beams = options.get("num_beams", 1) > 1
         probabilities = _TokenProbabilities()

@@ -75,7 +75,7 @@ class Pack:
 
 def named(turn: Turn) -> set[int]:
     """The regions, as places in `Sample.masks`, that a turn names."""
-    texts = (turn.question, turn.answer, *turn.choices)
+    texts = (turn.question, turn.answer, *turn.choices, turn.notes)
     return {k for text in texts for k in prompts_named(text)}
 
 
