@@ -83,7 +83,6 @@ def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
         ("describe_prompt_number", 0),
         ("prompt_token_ids", list(range(8))),
         ("mention_norm", True),
-        ("place_embedding", True),
     ],
 )
 def test_what_the_released_layout_cannot_say_is_refused(name, value):
@@ -134,22 +133,6 @@ def test_a_tile_that_no_region_touches_keeps_its_features():
         marked = model.model.encode(request["pixel_values"], mask)
     same = [torch.equal(a, b) for a, b in zip(plain, marked, strict=True)]
     assert same == [False, True, True, False, True]
-
-
-def test_a_cell_can_say_where_in_its_tile_it_is():
-    model = tiny_model(place_embedding=True, tile=112).model
-    assert not model.place.weight.any()
-    torch.nn.init.normal_(model.place.weight)
-    nothing = torch.zeros(3, 4, 4, 32)  # a thumbnail and two tiles
-    first, *others = model.context(nothing).view(3, 4, 4, 32)
-    assert all(torch.equal(first, other) for other in others)
-    assert len(first.flatten(0, 1).unique(dim=0)) == 16
-    across, down = first[:1] - first[:1, :1], first[:, :1] - first[:1, :1]  # along each axis by itself
-    torch.testing.assert_close(first, first[:1, :1] + across + down)
-    left, right = model.cut(nothing, torch.tensor([[2, 1]]), [{0: (0.0, 0.0, 0.5, 1.0), 1: (0.5, 0.0, 1.0, 1.0)}])
-    corners = first.view(2, 2, 2, 2, 32).mean((1, 3)).flatten(0, 1)  # of 2x2 cells each
-    torch.testing.assert_close(left, corners)
-    torch.testing.assert_close(right, corners)
 
 
 def test_a_region_keeps_its_own_box_when_others_follow():

@@ -29,7 +29,6 @@ class GARConfig(PerceptionLMConfig):
         did and as its weights were trained with (paper's repository, `modeling_gar.py`).
     mention_embedding: add a summary of a region's features to each mention of its name `<Promptk>`.
     mention_norm: normalise that summary, so that it does not drown the name.
-    place_embedding: add to each cell of a tile's map where in the tile it is, for image tokens and replay alike.
     inclusive_boxes: normalised boxes end at the last pixel's index instead of one past it (released convention).
     prompt_style: "released" (the published chat text) or "nano" (a compact form for the built-in model).
     choice_scoring: how `choices` are ranked: by the option "letters" or by the likelihood of the "texts".
@@ -56,7 +55,6 @@ class GARConfig(PerceptionLMConfig):
     replay_frame: str = "feature"
     mention_embedding: bool = False
     mention_norm: bool = False
-    place_embedding: bool = False
     inclusive_boxes: bool = False
     prompt_style: str = "released"
     choice_scoring: str = "letters"

@@ -20,7 +20,7 @@ from transformers.models.perception_lm.modeling_perception_lm import PerceptionL
 from gar.model.config import GARConfig
 from gar.model.released import TO_OURS
 from gar.model.replay import merge_tiles, replay
-from gar.model.vision import MaskEmbedding, PlaceEmbedding, Projector, Pyramid, patch_embedding
+from gar.model.vision import MaskEmbedding, Projector, Pyramid, patch_embedding
 
 # What transformers calls the keys and values of tokens that were read already; it was renamed within version 5.
 KEPT = "cache" if "cache" in signature(PerceptionLMForConditionalGeneration.forward).parameters else "past_key_values"
@@ -31,7 +31,7 @@ class GARPreTrainedModel(PerceptionLMPreTrainedModel):
     config: GARConfig
 
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, (MaskEmbedding, PlaceEmbedding)):
+        if isinstance(module, MaskEmbedding):
             nn.init.zeros_(module.weight)
         elif isinstance(module, nn.RMSNorm):  # of mentions, as long as a word's embedding: a longer one drowns the name
             nn.init.constant_(module.weight, self.config.text_config.initializer_range)
@@ -56,7 +56,6 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             mask_width = config.feature_width
         self.mask_patch_embedding = MaskEmbedding(config, mask_width)
         self.multi_modal_projector = Projector(config)
-        self.place = PlaceEmbedding(config) if config.place_embedding else nn.Identity()
         self.language_model = AutoModel.from_config(config.text_config)
         if config.mention_embedding:
             self.mention = nn.Linear(config.replay_size**2 * width, width)
@@ -143,7 +142,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
 
     def context(self, features_TggD: Tensor) -> Tensor:
         """The tiles' features as image tokens, tile after tile, row-major: (N, D)."""
-        features_TggD, pooling = self.place(features_TggD), self.config.context_pooling
+        pooling = self.config.context_pooling
         if pooling > 1:
             features_TggD = F.avg_pool2d(features_TggD.permute(0, 3, 1, 2), pooling).permute(0, 2, 3, 1)
         return features_TggD.flatten(0, 2)
@@ -155,7 +154,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         counts = [w * h + first for w, h in grids]
         if sum(counts) != len(features_TggD):
             raise ValueError(f"tile_grids {grids} stand for {sum(counts)} tiles, but {len(features_TggD)} were given")
-        tiles = self.place(features_TggD).split(counts)
+        tiles = features_TggD.split(counts)
         return [merge_tiles(t[first:], grid) for t, grid in zip(tiles, grids, strict=True)]
 
     def mentions(self, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:

@@ -9,7 +9,6 @@ of a tile's feature map.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -52,25 +51,6 @@ class Projector(nn.Module):
         side = int(features_TLD.shape[1] ** 0.5)
         features_TDss = features_TLD.transpose(1, 2).unflatten(2, (side, side))
         return F.adaptive_avg_pool2d(features_TDss, self.map_size).permute(0, 2, 3, 1)
-
-
-class PlaceEmbedding(nn.Linear):
-    """Where in its tile a cell is: sines and cosines of its middle, through a layer without bias and zero at first."""
-
-    octaves = 6
-
-    def __init__(self, config: GARConfig):
-        super().__init__(4 * self.octaves, config.text_config.hidden_size, bias=False)
-        nn.init.zeros_(self.weight)
-
-    def forward(self, features_TggD: Tensor) -> Tensor:
-        """(T, g, g, D), cells row-major -> the same, placed."""
-        side = features_TggD.shape[1]
-        middles_g = (torch.arange(side, device=self.weight.device) + 0.5) / side
-        angles_go = math.pi * middles_g[:, None] * 2.0 ** torch.arange(self.octaves, device=self.weight.device)
-        waves_gw = torch.cat([angles_go.sin(), angles_go.cos()], 1).to(self.weight.dtype)
-        down_ggw, across_ggw = waves_gw[:, None].expand(-1, side, -1), waves_gw[None].expand(side, -1, -1)
-        return features_TggD + super().forward(torch.cat([across_ggw, down_ggw], 2)).to(features_TggD.dtype)
 
 
 class Pyramid(nn.Module):

@@ -136,7 +136,6 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         replay_size=4,
         mention_embedding=True,
         mention_norm=True,
-        place_embedding=True,
         prompt_style="nano",
         choice_scoring="texts",
         describe_question="Caption {name}.",  # its detailed descriptions are not to be trusted yet, see docs/nano.md
@@ -152,8 +151,7 @@ def build(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> GARForConditiona
 
 
 def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> GARForConditionalGeneration:
-    """An earlier nano in today's sizes. What it lacks adds nothing yet: blocks of its language model, which then stand
-    behind its own, and the places of cells.
+    """An earlier nano in today's sizes. Blocks that its language model lacks stand behind its own and add nothing yet.
 
     Raises:
         ValueError: a weight of another size than today's.
@@ -163,8 +161,7 @@ def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
         missing, unknown = model.load_state_dict(earlier.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(f"it has other sizes than today's nano: {str(error).splitlines()[-1].strip()}") from error
-    later = ("model.language_model.layers.", "model.place.")
-    if odd := [name for name in (*missing, *unknown) if name in unknown or not name.startswith(later)]:
+    if odd := [name for name in (*missing, *unknown) if name in unknown or "language_model.layers." not in name]:
         raise ValueError(f"it has other weights than today's nano: {len(odd)} differ, such as {odd[0]}")
     for block in model.model.language_model.layers[earlier.config.text_config.num_hidden_layers :]:
         for last in (block.self_attn.o_proj, block.mlp.down_proj):

@@ -24,14 +24,14 @@ ADAPTER = ".lora_"  # in the name of a weight of peft
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a weight belongs to: one of `PARTS`, or "mention", which is never frozen."""
+    """The part of the model that a weight belongs to: one of `PARTS`, or "mention"."""
     if "mask_patch_embedding" in name:
         return "mask"
     if "vision_tower." in name:
         return "tower"
     if "projector" in name or "pyramid." in name:
         return "projector"
-    return "mention" if re.search(r"(^|\.)(mention(_norm)?|place)\.", name) else "language"
+    return "mention" if re.search(r"(^|\.)mention(_norm)?\.", name) else "language"
 
 
 class Objective(nn.Module):
