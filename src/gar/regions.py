@@ -267,6 +267,8 @@ def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Imag
     if upright.mode.startswith("I"):
         return Image.fromarray((np.clip(np.asarray(upright), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     try:
+        if upright.mode == "P" and "transparency" in upright.info:  # Pillow wants it in two steps, and warns
+            upright = upright.convert("RGBA")
         return upright.convert("RGB")
     except ValueError as error:
         raise ValueError(f"{name} of mode {upright.mode} cannot become RGB: {error}") from error
