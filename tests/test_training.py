@@ -485,9 +485,10 @@ def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, proces
 
 def test_the_vision_is_sure_of_words_that_stand_out():
     tokens = {"red": 0, "blue": 1, "green": 2}
-    heads = RegionHeads(4, {"color": tokens, "kind": {"object": 3, "picture": 0}})
-    colors = torch.tensor([[9.0, 0, 0, 0], [9, 8.9, 0, 0], [0, 0, 0, 9]])  # red, red or blue, none of them
-    assert heads.unsure(colors, 3 * torch.eye(4)) == [[], ["color"], ["color"]]
+    heads = RegionHeads(9, {"color": tokens, "kind": {"object": 3, "picture": 0}})
+    words = torch.eye(9)
+    colors = torch.stack([words[0], words[0] + 0.99 * words[1], words[8]])  # red, red or blue, none of them
+    assert heads.unsure(9 * colors, 3 * words) == [[], ["color"], ["color"]]
 
 
 def test_asking_what_the_vision_is_sure_of_changes_nothing_and_says_the_same_again(samples, processor):

@@ -57,7 +57,7 @@ def as_pack(request: Request, sample: Sample, conversation: Conversation) -> Pac
     """The same for a conversation that is chosen already, and the request that was made of it."""
     length, labels = len(request.input_ids), request.labels or []
     runs = [(trained, len([*run])) for trained, run in groupby(labels, lambda label: label != IGNORED)]
-    ends = accumulate(size for _, size in runs)
+    ends = [*accumulate(size for _, size in runs)]
     return Pack(
         input_ids=request.input_ids,
         labels=labels,

@@ -221,8 +221,11 @@ class PromptWriter:
         return [begin, *self._ids(notes), end]
 
     def after_notes(self, ids: list[int]) -> list[int]:
-        """What was written, without the notes that it may begin with; nothing as long as these go on."""
-        if not self.notes_ids or ids[:1] != [self.notes_ids[0]]:
+        """What was written, without the notes that it may begin with; nothing as long as these go on.
+
+        A whole request, which begins as notes do but with its picture, has none.
+        """
+        if not self.notes_ids or ids[:1] != [self.notes_ids[0]] or ids[1:2] == [self._config.image_token_id]:
             return ids
         end = self.notes_ids[1]
         return ids[ids.index(end) + 1 :] if end in ids else []
