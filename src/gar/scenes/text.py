@@ -632,7 +632,7 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
         holds = rng.random() < 0.5
         question, word = rng.choice(ask.IS_THERE), rng.choice(seen if holds else absent)
         turn = _yes_no(rng, "absent", question.format(x=a(word)), holds)
-        return replace(turn, notes=_points(facts, _from_left(facts, _of(facts, word))))
+        return replace(turn, notes=_points(facts, _of(facts, word)))
     if form < 0.65:
         thing = facts["things"][rng.choice(_whole(facts, "object"))]
         missing = [
@@ -641,7 +641,7 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
         holds = rng.random() < 0.5 or not missing or thing["category"] in ask.BACKDROP
         words = f"{thing['color'] if holds else rng.choice(missing)} {thing['category']}"
         turn = _yes_no(rng, "absent", rng.choice(ask.IS_THERE).format(x=a(words)), holds)
-        alike = _from_left(facts, _of(facts, thing["category"]))
+        alike = _of(facts, thing["category"])
         return replace(turn, notes=" ".join(f"{facts['things'][i]['color']} {_points(facts, [i])}" for i in alike))
     right, wrong, templates = (seen, absent, ask.WHICH_THERE) if form < 0.8 else (absent, seen, ask.WHICH_ABSENT)
     right, wrong = rng.choice(right), rng.sample(wrong, min(3, len(wrong)))
@@ -650,8 +650,8 @@ def _absent(facts: Facts, rng: Random) -> Turn | None:
 
 
 def _of(facts: Facts, category: str) -> list[int]:
-    """The clear things of a category, of which the picture may show more."""
-    return [i for i in _clear(facts) if facts["things"][i]["category"] == category]
+    """The clear things of a category, of which the picture may show more, from the left."""
+    return _from_left(facts, (i for i in _clear(facts) if facts["things"][i]["category"] == category))
 
 
 def _same(facts: Facts, rng: Random) -> Turn | None:
@@ -794,8 +794,8 @@ def _drill_there(facts: Facts, rng: Random) -> Turn | None:
     if not all(words):
         return None
     word = rng.choice(words[not holds])
-    notes = _points(facts, _from_left(facts, _of(facts, word)))
-    return Turn(ask.IS_THERE[0].format(x=a(word)), "yes" if holds else "no", "absent", notes=notes)
+    answer, notes = "yes" if holds else "no", _points(facts, _of(facts, word))
+    return Turn(ask.IS_THERE[0].format(x=a(word)), answer, "absent", notes=notes)
 
 
 def _drill_count(facts: Facts, rng: Random) -> Turn | None:
