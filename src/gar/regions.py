@@ -267,9 +267,7 @@ def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Imag
     if upright.mode.startswith("I"):
         return Image.fromarray((np.clip(np.asarray(upright), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     try:
-        if upright.mode == "P" and "transparency" in upright.info:  # Pillow wants it in two steps, and warns
-            upright = upright.convert("RGBA")
-        return upright.convert("RGB")
+        return _in_colors(upright).convert("RGB")
     except ValueError as error:
         raise ValueError(f"{name} of mode {upright.mode} cannot become RGB: {error}") from error
 
@@ -309,12 +307,17 @@ def _upright(image: str | os.PathLike[str] | io.BytesIO | Image.Image, name: str
         raise ValueError(f"{name}: cannot be read, it may be damaged: {reason}") from error
 
 
+def _in_colors(image: Image.Image) -> Image.Image:
+    """A picture with a palette in the colors that it stands for, their alpha too; others as they are."""
+    if image.mode != "P":
+        return image
+    return image.convert("RGBA" if "transparency" in image.info else "RGB")
+
+
 def read_mask(file: str | os.PathLike[str] | io.BytesIO, name: str) -> np.ndarray:
     """A mask file as bool (H, W), which may be empty, by the rule of `Region.mask`. Raises ValueError, `name` first."""
-    image = _upright(file, name)
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # of these, black is not nothing everywhere
+    image = _in_colors(_upright(file, name))
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):  # of these, black is not nothing everywhere
         image = image.convert("RGB")
     array = np.asarray(image)
     if image.mode in ("RGBA", "LA", "PA"):
