@@ -97,7 +97,7 @@ def nano() -> list[Stage]:
         frozen=("tower", "mask", "projector"), rate=3e-3, muon_rate=0.02, heads=0.5, balance=0.5, warmup=40, floor=0.3,
     )  # fmt: skip
     language = replace(
-        compare, name="language", steps=3600, turns=36, drill=0.5, hidden=0.5, few=0.5, rate=1.5e-3, vision_rate=0.4,
+        compare, name="language", steps=3600, turns=36, drill=0.5, hidden=0.6, few=0.5, rate=1.5e-3, vision_rate=0.4,
         muon_rate=0.012, balance=0.4, warmup=20, floor=0.0,
     )  # fmt: skip
     return [vision, compare, language]
