@@ -113,6 +113,23 @@ def test_transformers_auto_classes_know_the_model(tmp_path):
     assert isinstance(AutoModelForImageTextToText.from_pretrained(tmp_path), GARForConditionalGeneration)
 
 
+def test_where_a_box_is_is_added_to_its_name_and_is_nothing_at_birth():
+    torch.manual_seed(0)
+    config = tiny_config(mention_embedding=True, mention_norm=True, mention_place=True)
+    model = GARForConditionalGeneration(config).model
+    boxes = [{0: (0.1, 0.1, 0.3, 0.3)}, {1: (0.6, 0.1, 0.8, 0.3), 0: (0.1, 0.1, 0.3, 0.3)}]
+    alike = torch.randn(1, config.replay_size**2, config.text_config.hidden_size).expand(3, -1, -1)
+    with torch.no_grad():
+        plain = model.mentions(alike, boxes)
+        torch.testing.assert_close(plain[0, 0], plain[1, 1])
+        model.mention_place.weight.normal_()
+        placed = model.mentions(alike, boxes)
+    assert not torch.allclose(placed[1, 0], placed[1, 1])
+    torch.testing.assert_close(placed[0, 0], placed[1, 0])
+    assert not placed[:, 2:].any() and not placed[0, 1].any()
+    assert model.mentions(alike[:0], [{}, {}]).shape == plain.shape
+
+
 def test_the_mask_embedding_is_nothing_at_birth():
     torch.manual_seed(0)
     model = GARForConditionalGeneration(tiny_config()).eval()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gar.data.sample import Turn
-from gar.scenes.grammar import NUMBERS, ORDINALS, RELATIONS, SAY, WORDS, Facts, phrase, plural, relations
+from gar.scenes.grammar import NUMBERS, ORDINALS, RELATIONS, SAY, WORDS, Facts, a, phrase, plural, relations
 from gar.scenes.text import ATTRIBUTES, CATEGORIES, check_caption, drill, normalise, talk
 
 CAPTIONS = ("caption", "detailed", "relational")
@@ -213,8 +213,13 @@ def test_the_answer_can_be_read_off_the_notes(facts, seed):
     for turn in open_turns:
         names, words = named(turn.notes), turn.notes.split()
         points = re.sub(r"<Prompt\d+>|none", "", turn.notes).replace(" ", "")
-        if turn.type == "counting":
-            assert turn.notes and turn.answer == NUMBERS[len(names or points)], turn
+        if turn.type == "counting" and names:
+            asked = re.findall(r"\w+", turn.question)
+            values = [of_one.split() for of_one in re.split(r"<Prompt\d+>", turn.notes)[1:]]
+            fitting = [all(word in asked or plural(word) in asked for word in of_one) for of_one in values]
+            assert names == named(turn.question) and turn.answer == NUMBERS[sum(fitting)], turn
+        elif turn.type == "counting":
+            assert turn.notes and turn.answer == NUMBERS[len(points)], turn
             assert (turn.notes == "none") == (turn.answer == NUMBERS[0])
         elif turn.type == "same":
             values = dict(zip(names, words[1::2], strict=True))
@@ -238,6 +243,29 @@ def test_drills_count_groups_in_the_picture_and_places_in_a_row():
     assert "How many objects are in the picture?" in asked
     assert any(re.fullmatch(r"How many \w+ objects are in the picture\?", question) for question in asked)
     assert any("objects in its row" in turn.question for turn in turns if turn.type == "ordering")
+
+
+def test_drills_find_the_only_thing_of_its_kind_and_list_all_in_turn():
+    found = listed = 0
+    for seed in range(60):
+        facts = make_scene(seed)
+        things = facts["things"]
+        for turn in drill(facts, Random(seed)):
+            if turn.type == "find":
+                words = turn.question.rstrip("?").split()[6:]
+                (thing,) = [t for t in things if t["category"] == words[-1] and words[0] in (t["color"], words[-1])]
+                across = sum(thing["box"][::2]) / 2 / facts["size"][0]
+                assert turn.answer == ("left", "middle", "right")[(across > 0.4) + (across > 0.6)], turn
+                assert abs(int(turn.notes) / 10 + 0.05 - across) < 0.051
+                found += 1
+            elif turn.type == "list":
+                said = turn.answer.split(", ")
+                ids = next((row for row in facts["rows"] if {*named(turn.question)} & {*row}), None)
+                ids = ids or [i for i, thing in enumerate(things) if thing["kind"] == "object"]
+                order = sorted(ids, key=lambda i: sum(things[i]["box"][::2]), reverse="right" in turn.question)
+                assert said == [a(f"{things[i]['color']} {things[i]['category']}") for i in order], turn
+                listed += 1
+    assert found > 50 and listed > 5
 
 
 def test_drills_call_no_neighbours_apart():

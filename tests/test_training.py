@@ -26,7 +26,18 @@ from torch import nn
 
 import gar
 from gar.data.conversation import converse, request_of
-from gar.data.packing import NEGATIVE, ROW, Reading, Spoken, collate, named, pack, packed_attention, renumber
+from gar.data.packing import (
+    NEGATIVE,
+    ROW,
+    Reading,
+    Spoken,
+    collate,
+    named,
+    needs_picture,
+    pack,
+    packed_attention,
+    renumber,
+)
 from gar.data.sample import Sample, Turn, Unusable, read_shards, write_shard
 from gar.data.stream import Data, Rejects, Shard
 from gar.inputs.processor import GARProcessor
@@ -377,12 +388,26 @@ def test_turns_without_a_prefix_stand_in_short_rows_and_ask_only_what_summaries_
     asked = replace(samples[0], turns=samples[0].turns * 16)
     hidden = pack(asked, processor, random.Random(0), num_turns=90, max_regions=3, hidden=1.0)
     assert hidden is not None and hidden.hidden and len(hidden.input_ids) > 2 * ROW
-    assert {turn.type for turn in hidden.turns} == {"color", "ordering"}  # not "detailed" or what names no region
+    assert {turn.type for turn in hidden.turns} == {"color", "detailed", "ordering"}  # not what names no region
     reading = Reading.of([hidden], 0)
     assert len(reading.rows) > 2 and reading.input_ids.shape[1] <= ROW
     assert [start for _, start, _ in reading.rows[1:]] == [end for _, _, end in reading.rows[:-1]]
     spans = [span for answers in hidden.answers for span in answers]
     assert all(any(a < start and end <= b for _, a, b in reading.rows) for start, end in spans)
+
+
+def test_where_other_packs_hide_the_picture_one_that_shows_it_asks_first_what_needs_it(samples, processor):
+    more = [Turn(f"How many {color} things are there?", "one", "counting") for color in ("red", "blue", "gray")]
+    asked = replace(samples[0], turns=[*samples[0].turns * 16, *more])
+    seen = [
+        packed
+        for seed in range(20)
+        if (packed := pack(asked, processor, random.Random(seed), num_turns=6, max_regions=3, hidden=0.5))
+    ]
+    assert {packed.hidden for packed in seen} == {True, False}
+    for packed in seen:
+        about = [turn for turn in packed.turns if needs_picture(turn)]
+        assert len(packed.turns) == 6 and len(about) == (0 if packed.hidden else 4)
 
 
 def test_packs_without_a_prefix_have_the_losses_of_each_by_itself(samples, processor):
@@ -430,6 +455,7 @@ def test_nano_learns_from_no_other_data_than_rendered_scenes(samples, tmp_path):
 def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refused(processor):
     config = nano.config(processor.tokenizer)
     config.text_config.num_hidden_layers -= 2
+    config.mention_place = False
     torch.manual_seed(1)
     earlier = GARForConditionalGeneration(config).eval()
     later = nano.grown(earlier, processor.tokenizer).eval()

@@ -36,7 +36,7 @@ VARIED = 0.5  # of the descriptions are asked for in other words than those that
 NOT_THERE = 0.05  # for each description beyond the first: how often a region is asked for that is not there
 NEGATIVE = "not there"  # the type of such a turn
 # Types of questions that a region answers by itself, whatever else the picture shows.
-ABOUT_ONE = {"color", "shape", "pattern", "material", "category", "size", "mirror", "picture", "caption"}
+ABOUT_ONE = {"color", "shape", "pattern", "material", "category", "size", "mirror", "picture", "caption", "detailed"}
 ROW = 192  # tokens, about: turns that see no prefix need not stand in one sequence, and short ones attend faster
 Window = tuple[int, int, int, int]
 _NAME = re.compile(r"<Prompt(\d+)>")
@@ -84,6 +84,11 @@ def about_one(turn: Turn, kind: str) -> bool:
     return turn.type == kind and len(named(turn)) == 1
 
 
+def needs_picture(turn: Turn) -> bool:
+    """Whether a turn asks for more than the regions that it names can tell by themselves."""
+    return len(named(turn)) <= (turn.type not in ABOUT_ONE)
+
+
 def too_many(sample: Sample, most: int) -> Unusable:
     """What is wrong with a sample whose turns are all about more regions than can be marked."""
     masks = len(sample.masks)
@@ -117,7 +122,7 @@ def pack(
         max_regions: at most so many marked regions.
         augment: a change of the picture's pixels that moves nothing.
         hidden: how often there is no prefix, and the turns see only the regions' summaries where they are named; such
-            a pack asks nothing that needs more.
+            a pack asks nothing that needs more. Of the others' turns up to two thirds then are of those that do.
         few: of the others, how often at most two regions are marked, as where a question comes with its own alone; what
             else it is about then has to be seen in the picture.
         zoomed: how often the picture is cropped to a part with all marked regions, for stages that read no turns.
@@ -132,11 +137,13 @@ def pack(
     highest = config.max_prompts if rng.random() < 0.3 else len(chosen)
     numbers = dict(zip(chosen, rng.sample(range(highest), len(chosen)), strict=True))
     usable = [turn for turn in sample.turns if named(turn) <= set(chosen)]
-    if alone:
-        usable = [
-            turn for turn in usable if turn.type != "detailed" and len(named(turn)) > (turn.type not in ABOUT_ONE)
-        ]
-    turns = rng.sample(usable, min(num_turns, len(usable)))
+    turns: list[Turn] = []
+    if hidden:
+        looking = [turn for turn in usable if needs_picture(turn)]
+        usable = [turn for turn in usable if not needs_picture(turn)]
+        if not alone:  # it can be asked here only, so it comes first
+            turns = rng.sample(looking, min(2 * num_turns // 3, len(looking)))
+    turns += rng.sample(usable, min(num_turns - len(turns), len(usable)))
     if not turns:
         return None
 

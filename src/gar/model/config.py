@@ -29,6 +29,7 @@ class GARConfig(PerceptionLMConfig):
         did and as its weights were trained with (paper's repository, `modeling_gar.py`).
     mention_embedding: add a summary of a region's features to each mention of its name `<Promptk>`.
     mention_norm: normalise that summary, so that it does not drown the name.
+    mention_place: add to it where the region's box is in the picture.
     inclusive_boxes: normalised boxes end at the last pixel's index instead of one past it (released convention).
     prompt_style: "released" (the published chat text) or "nano" (a compact form for the built-in model).
     choice_scoring: how `choices` are ranked: by the option "letters" or by the likelihood of the "texts".
@@ -55,6 +56,7 @@ class GARConfig(PerceptionLMConfig):
     replay_frame: str = "feature"
     mention_embedding: bool = False
     mention_norm: bool = False
+    mention_place: bool = False
     inclusive_boxes: bool = False
     prompt_style: str = "released"
     choice_scoring: str = "letters"

@@ -20,7 +20,7 @@ from transformers.models.perception_lm.modeling_perception_lm import PerceptionL
 from gar.model.config import GARConfig
 from gar.model.released import TO_OURS
 from gar.model.replay import merge_tiles, replay
-from gar.model.vision import MaskEmbedding, Projector, Pyramid, patch_embedding
+from gar.model.vision import MaskEmbedding, Place, Projector, Pyramid, patch_embedding
 
 # What transformers calls the keys and values of tokens that were read already; it was renamed within version 5.
 KEPT = "cache" if "cache" in signature(PerceptionLMForConditionalGeneration.forward).parameters else "past_key_values"
@@ -31,7 +31,7 @@ class GARPreTrainedModel(PerceptionLMPreTrainedModel):
     config: GARConfig
 
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, MaskEmbedding):
+        if isinstance(module, (MaskEmbedding, Place)):
             nn.init.zeros_(module.weight)
         elif isinstance(module, nn.RMSNorm):  # of mentions, as long as a word's embedding: a longer one drowns the name
             nn.init.constant_(module.weight, self.config.text_config.initializer_range)
@@ -60,6 +60,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         if config.mention_embedding:
             self.mention = nn.Linear(config.replay_size**2 * width, width)
             self.mention_norm = nn.RMSNorm(width) if config.mention_norm else nn.Identity()
+            self.mention_place = Place(width) if config.mention_place else None
         self._mask_THW: Tensor | None = None
         patch_embedding(self.vision_tower).register_forward_hook(self._add_mask)
         self.post_init()
@@ -160,6 +161,10 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
     def mentions(self, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
         """What each name `<Promptk>` gains where it stands: (B, K, D), zero for names without a region."""
         summaries_RD = self.mention_norm(self.mention(regions_RPD.flatten(1)))
+        if self.mention_place is not None:
+            each = [box for boxes in region_boxes for box in boxes.values()]
+            boxes_R4 = torch.tensor(each, dtype=torch.float32, device=summaries_RD.device).view(-1, 4)
+            summaries_RD = summaries_RD + self.mention_place(boxes_R4)
         table_BKD = summaries_RD.new_zeros(len(region_boxes), self.config.max_prompts, summaries_RD.shape[1])
         rows = [b for b, boxes in enumerate(region_boxes) for _ in boxes]
         columns = [k for boxes in region_boxes for k in boxes]

@@ -78,6 +78,21 @@ class Pyramid(nn.Module):
         return F.gelu(fused).flatten(2).transpose(1, 2)
 
 
+class Place(nn.Linear):
+    """Where a box is in the picture, by sines and cosines of its sides; without bias and zero at first."""
+
+    waves = 4  # from two pictures long to a quarter of one
+
+    def __init__(self, width: int):
+        super().__init__(4 * 2 * self.waves, width, bias=False)
+
+    def forward(self, boxes_R4: Tensor) -> Tensor:
+        """(R, 4) in float32 as (x0, y0, x1, y1), 0 to 1 -> (R, D)."""
+        angles_R4W = boxes_R4[..., None] * torch.pi * 2.0 ** torch.arange(self.waves, device=boxes_R4.device)
+        waves_RN = torch.cat([angles_R4W.sin(), angles_R4W.cos()], -1).flatten(1)
+        return super().forward(waves_RN.to(self.weight.dtype))
+
+
 def patch_embedding(vision_tower: PreTrainedModel) -> Any:
     """The module of a timm tower whose output the mask embedding joins: patch embedding of a ViT, stem of a CNN."""
     timm_model: Any = vision_tower.timm_model

@@ -84,7 +84,7 @@ def talk(facts: Facts, rng: Random, num_turns: int = 40) -> list[Turn]:
     return turns
 
 
-def drill(facts: Facts, rng: Random, num_turns: int = 96) -> list[Turn]:
+def drill(facts: Facts, rng: Random, num_turns: int = 144) -> list[Turn]:
     """Short open questions, most of which compare regions, one wording a type.
 
     A small model that hears many ways to say it, and much else between, takes very long to compare anything at all.
@@ -269,7 +269,7 @@ def _worded(rng: Random, name: str, values: Sequence[str], p: str) -> list[str]:
 
 
 def _names(ids: Iterable[int]) -> str:
-    return " ".join(map(_name, ids)) or NOTHING
+    return " ".join(map(_name, ids))
 
 
 def _points(facts: Facts, ids: Iterable[int]) -> str:
@@ -282,8 +282,8 @@ def _from_left(facts: Facts, ids: Iterable[int]) -> list[int]:
     return sorted(ids, key=lambda i: centre(facts["things"][i]))
 
 
-def _values(facts: Facts, ids: Iterable[int], name: str) -> str:
-    return " ".join(f"{_name(i)} {facts['things'][i][name]}" for i in ids)
+def _values(facts: Facts, ids: Iterable[int], *names: str) -> str:
+    return " ".join(" ".join((_name(i), *(facts["things"][i][name] or NOTHING for name in names))) for i in ids)
 
 
 def _up_to(facts: Facts, order: Sequence[int], place: int) -> str:
@@ -591,7 +591,7 @@ def _counting(facts: Facts, rng: Random) -> Turn | None:
         ids = rng.sample(whole, min(len(whole), rng.choice((2, 3, 4, 5))))
         group, members = _groups(facts, ids, rng)
         words = [plural(word) if name == "category" else word for name, word in group.items()]
-        notes = _names(members)
+        notes = _values(facts, ids, *group)
         question = rng.choice(ask.HOW_MANY_OF).format(list=_list(ids, rng, "and"), x=" ".join(words))
     elif not countable or len(countable) >= len(NUMBERS) or not set(countable) <= set(whole):
         return None
@@ -709,9 +709,9 @@ def _drill_end(facts: Facts, rng: Random) -> Turn | None:
 
 
 def _drill_place(facts: Facts, rng: Random) -> Turn | None:
-    """The place of one among three or four, counted from an end."""
+    """The place of one among three to five, counted from an end."""
     axis, clear = rng.choice([*ENDS]), _clear(facts, "object")
-    counted = _counted(facts, rng, rng.sample(clear, min(len(clear), rng.choice((3, 4)))), axis)
+    counted = _counted(facts, rng, rng.sample(clear, min(len(clear), rng.choice((3, 4, 5)))), axis)
     if not counted:
         return None
     order, end, place = counted
@@ -721,9 +721,9 @@ def _drill_place(facts: Facts, rng: Random) -> Turn | None:
 
 
 def _drill_nth(facts: Facts, rng: Random) -> Turn | None:
-    """Which one of two to four has a place, counted from an end."""
-    axis, clear = rng.choice(("left", "left", "front")), _clear(facts, "object")
-    counted = _counted(facts, rng, rng.sample(clear, min(len(clear), rng.choice((2, 3, 3, 4)))), axis, least=2)
+    """Which one of two to five has a place, counted from an end."""
+    axis, clear = rng.choice([*ENDS]), _clear(facts, "object")
+    counted = _counted(facts, rng, rng.sample(clear, min(len(clear), rng.choice((2, 3, 4, 5)))), axis, least=2)
     if not counted:
         return None
     order, end, place = counted
@@ -799,12 +799,12 @@ def _drill_there(facts: Facts, rng: Random) -> Turn | None:
 
 
 def _drill_count(facts: Facts, rng: Random) -> Turn | None:
-    """How many of two to four are of a color, category, pattern or material: each number about as often."""
+    """How many of two to five are of a color, category, pattern or material: each number about as often."""
     name, things = rng.choice(("color", "color", "category", "pattern", "material")), facts["things"]
     telling = _telling(facts, _whole(facts, "object"), name)
     if len(telling) < 2:
         return None
-    ids = rng.sample(telling, min(len(telling), rng.choice((2, 2, 3, 4))))
+    ids = rng.sample(telling, min(len(telling), rng.choice((2, 3, 4, 5))))
     values = sorted({things[i][name] for i in telling} - {None})
     if name == "color":
         values = [value for value in values if _certain(facts, ids, value)]
@@ -812,7 +812,7 @@ def _drill_count(facts: Facts, rng: Random) -> Turn | None:
         return None
     value, members = _evenly(rng, [(value, [i for i in ids if things[i][name] == value]) for value in values])
     question = ask.HOW_MANY_OF[0].format(list=_list(ids, rng, "and"), x=plural(value) if name == "category" else value)
-    return Turn(question, NUMBERS[len(members)], "counting", notes=_names(members))
+    return Turn(question, NUMBERS[len(members)], "counting", notes=_values(facts, ids, name))
 
 
 def _drill_attribute(facts: Facts, rng: Random) -> Turn | None:
@@ -873,12 +873,43 @@ def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, ORDINALS[place], "ordering", notes=_up_to(facts, order, place))
 
 
-# What takes longest to learn, several regions at once, is asked most.
+def _drill_find(facts: Facts, rng: Random) -> Turn | None:
+    """On which side of the picture the only thing of its category, or of its color and category, is."""
+    ids = _whole(facts, "object")
+    if not ids:
+        return None
+    names = rng.choice((("category",), ("color", "category")))
+    thing = facts["things"][i := rng.choice(ids)]
+    alike = [other for other in _everything(facts) if all(other[name] in (thing[name], None) for name in names)]
+    side = _side(facts, i)
+    if len(alike) > 1 or not side:
+        return None
+    question = f"Where in the picture is the {' '.join(thing[name] for name in names)}?"
+    return Turn(question, side, "find", notes=_points(facts, [i]))
+
+
+def _drill_list(facts: Facts, rng: Random) -> Turn | None:
+    """All objects of the picture, or of a row, in turn."""
+    countable, whole = _countable(facts) or [], {*_whole(facts, "object")}
+    groups = [(row, f"the row of {_name(rng.choice(row))}") for row in facts["rows"]] + [(countable, "the picture")]
+    ids, where = rng.choice(groups)
+    order = _line(facts, ids, "left")
+    if not order or not whole.issuperset(order):
+        return None
+    end = rng.choice(ENDS["left"])
+    order = order if end == "left" else order[::-1]
+    question = f"Which objects are in {where}, from the {end}?"
+    return Turn(question, ", ".join(_brief(facts, i) for i in order), "list")
+
+
+# What takes longest to learn, several regions at once and what is not marked, is asked most.
 DRILLS = (
-    *(_drill_pair, _drill_end, _drill_end, _drill_place, _drill_place, _drill_place, _drill_nth, _drill_nth),
-    *(_drill_nth, _drill_count, _drill_count, _drill_count, _drill_count, _drill_which, _drill_which, _drill_same),
-    *(_drill_same, _drill_same_as, _drill_size, _drill_attribute, _drill_kind, _drill_contact),
-    *(_drill_picture, _drill_picture, _drill_picture, _drill_there),
+    *(_drill_pair, _drill_end, _drill_place, _drill_place, _drill_place, _drill_nth, _drill_nth, _drill_nth),
+    *(_drill_count, _drill_count, _drill_count, _drill_count, _drill_which, _drill_which, _drill_same, _drill_same),
+    *(_drill_same_as, _drill_size, _drill_attribute, _drill_kind, _drill_contact),
+    *(_drill_there, _drill_find, _drill_find, _drill_find, _drill_find, _drill_list, _drill_list, _drill_list),
+    *(_drill_picture, _drill_picture, _drill_picture, _drill_picture),
+    *(_drill_picture, _drill_picture, _drill_picture, _drill_picture),
 )
 
 
@@ -910,13 +941,21 @@ def _detailed(facts: Facts, rng: Random) -> Turn | None:
     if i is None:
         return None
     sentences = [_sentence(_phrase(facts, i))]
-    across = centre(facts["things"][i]) / facts["size"][0]
-    if across < 0.36 or across > 0.64:
-        sentences.append(f"It is on the {'left' if across < 0.5 else 'right'} side of the picture.")
-    elif 0.42 < across < 0.58:
-        sentences.append("It is in the middle of the picture.")
+    match _side(facts, i):
+        case "middle":
+            sentences.append("It is in the middle of the picture.")
+        case str(side):
+            sentences.append(f"It is on the {side} side of the picture.")
     question = rng.choice(ask.DETAILED).format(p=_name(i))
     return Turn(question, " ".join(sentences), "detailed", notes=_points(facts, [i]))
+
+
+def _side(facts: Facts, i: int) -> str | None:
+    """On which side of the picture thing i is, or in its middle; None where people would not agree."""
+    across = centre(facts["things"][i]) / facts["size"][0]
+    if 0.42 < across < 0.58:
+        return "middle"
+    return "left" if across < 0.36 else "right" if across > 0.64 else None
 
 
 def _apart(one: Thing, other: Thing) -> float:

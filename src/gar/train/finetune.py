@@ -211,7 +211,13 @@ def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditiona
             )
         from transformers import BitsAndBytesConfig
 
-        kept = ["model.vision_tower", "model.multi_modal_projector", "model.mention", "lm_head"]  # from the root on
+        kept = [
+            "model.vision_tower",
+            "model.multi_modal_projector",
+            "model.mention",
+            "model.mention_place",
+            "lm_head",
+        ]  # from the root on
         network = GARForConditionalGeneration.from_pretrained(
             name,
             dtype=torch.bfloat16,

@@ -136,6 +136,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         replay_size=4,
         mention_embedding=True,
         mention_norm=True,
+        mention_place=True,
         prompt_style="nano",
         choice_scoring="texts",
         describe_question="Caption {name}.",  # its detailed descriptions are not to be trusted yet, see docs/nano.md
@@ -161,7 +162,8 @@ def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
         missing, unknown = model.load_state_dict(earlier.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(f"it has other sizes than today's nano: {str(error).splitlines()[-1].strip()}") from error
-    if odd := [name for name in (*missing, *unknown) if name in unknown or "language_model.layers." not in name]:
+    new = ("language_model.layers.", "mention_place.")
+    if odd := [name for name in (*missing, *unknown) if name in unknown or not any(part in name for part in new)]:
         raise ValueError(f"it has other weights than today's nano: {len(odd)} differ, such as {odd[0]}")
     for block in model.model.language_model.layers[earlier.config.text_config.num_hidden_layers :]:
         for last in (block.self_attn.o_proj, block.mlp.down_proj):
