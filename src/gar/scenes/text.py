@@ -902,15 +902,26 @@ def _drill_list(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, ", ".join(_brief(facts, i) for i in order), "list")
 
 
-# What takes longest to learn, several regions at once and what is not marked, is asked most.
-DRILLS = (
-    *(_drill_pair, _drill_end, _drill_place, _drill_place, _drill_place, _drill_nth, _drill_nth, _drill_nth),
-    *(_drill_count, _drill_count, _drill_count, _drill_count, _drill_which, _drill_which, _drill_same, _drill_same),
-    *(_drill_same_as, _drill_size, _drill_attribute, _drill_kind, _drill_contact),
-    *(_drill_there, _drill_find, _drill_find, _drill_find, _drill_find, _drill_list, _drill_list, _drill_list),
-    *(_drill_picture, _drill_picture, _drill_picture, _drill_picture),
-    *(_drill_picture, _drill_picture, _drill_picture, _drill_picture),
-)
+# How often each is asked: most of all what takes longest to learn, several regions at once and what is not marked.
+_OFTEN = {
+    _drill_pair: 1,
+    _drill_end: 1,
+    _drill_place: 3,
+    _drill_nth: 3,
+    _drill_count: 6,
+    _drill_which: 2,
+    _drill_same: 2,
+    _drill_same_as: 1,
+    _drill_size: 1,
+    _drill_attribute: 1,
+    _drill_kind: 1,
+    _drill_contact: 1,
+    _drill_there: 1,
+    _drill_find: 4,
+    _drill_list: 3,
+    _drill_picture: 8,
+}
+DRILLS = [one for one, times in _OFTEN.items() for _ in range(times)]
 
 
 # Captions: the grammar that `check_caption` reads
