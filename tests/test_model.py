@@ -122,7 +122,7 @@ def test_where_a_box_is_is_added_to_its_name_and_is_nothing_at_birth():
     with torch.no_grad():
         plain = model.mentions(alike, boxes)
         torch.testing.assert_close(plain[0, 0], plain[1, 1])
-        model.mention_place.weight.normal_()
+        model.get_parameter("mention_place.weight").normal_()
         placed = model.mentions(alike, boxes)
     assert not torch.allclose(placed[1, 0], placed[1, 1])
     torch.testing.assert_close(placed[0, 0], placed[1, 0])
