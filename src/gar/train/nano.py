@@ -139,7 +139,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         mention_place=True,
         prompt_style="nano",
         choice_scoring="texts",
-        describe_question="Caption {name}.",  # its detailed descriptions are not to be trusted yet, see docs/nano.md
+        describe_question="Caption {name}.",  # a noun phrase
     )
 
 
