@@ -879,7 +879,8 @@ def _drill_find(facts: Facts, rng: Random) -> Turn | None:
     if not ids:
         return None
     names = rng.choice((("category",), ("color", "category")))
-    thing = facts["things"][i := rng.choice(ids)]
+    i = rng.choice(ids)
+    thing = facts["things"][i]
     alike = [other for other in _everything(facts) if all(other[name] in (thing[name], None) for name in names)]
     side = _side(facts, i)
     if len(alike) > 1 or not side:
