@@ -139,8 +139,10 @@ def pack(
     usable = [turn for turn in sample.turns if named(turn) <= set(chosen)]
     turns: list[Turn] = []
     if hidden:
-        looking = [turn for turn in usable if needs_picture(turn)]
-        usable = [turn for turn in usable if not needs_picture(turn)]
+        parted: dict[bool, list[Turn]] = {True: [], False: []}
+        for turn in usable:
+            parted[needs_picture(turn)].append(turn)
+        looking, usable = parted[True], parted[False]
         if not alone:  # it can be asked here only, so it comes first
             turns = rng.sample(looking, min(2 * num_turns // 3, len(looking)))
     turns += rng.sample(usable, min(num_turns - len(turns), len(usable)))
