@@ -83,6 +83,7 @@ def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
         ("describe_prompt_number", 0),
         ("prompt_token_ids", list(range(8))),
         ("mention_norm", True),
+        ("visual_scale", 20.0),
     ],
 )
 def test_what_the_released_layout_cannot_say_is_refused(name, value):
@@ -128,6 +129,21 @@ def test_where_a_box_is_is_added_to_its_name_and_is_nothing_at_birth():
     torch.testing.assert_close(placed[0, 0], placed[1, 0])
     assert not placed[:, 2:].any() and not placed[0, 1].any()
     assert model.mentions(alike[:0], [{}, {}]).shape == plain.shape
+
+
+def test_what_is_seen_is_read_at_the_length_that_the_config_gives():
+    model = tiny_model()
+    request = random_request(model.config, (2, 1), {0: BOX, 3: (0.5, 0.0, 1.0, 0.4)})
+    with torch.no_grad():
+        plain = model.embed(**request)
+        model.config.visual_scale = 20.0
+        scaled = model.embed(**request)
+    seen = torch.isin(request["input_ids"], torch.tensor([model.config.image_token_id, *model.config.crop_token_ids]))
+    assert torch.equal(scaled[~seen], plain[~seen])
+    length = scaled[seen].square().mean(-1).sqrt()
+    torch.testing.assert_close(length, torch.full_like(length, 20.0), rtol=0.01, atol=0)
+    alike = torch.nn.functional.cosine_similarity(scaled[seen], plain[seen], dim=-1)
+    torch.testing.assert_close(alike, torch.ones_like(alike))
 
 
 def test_the_mask_embedding_is_nothing_at_birth():

@@ -27,6 +27,8 @@ class GARConfig(PerceptionLMConfig):
     replay_size: side of the grid of vectors replayed for a region; `replay_size ** 2` placeholders each.
     replay_frame: "feature" samples the region's own window. "released" scales the box twice, as the published code
         did and as its weights were trained with (paper's repository, `modeling_gar.py`).
+    visual_scale: bring the tokens of the picture and of its regions to this root mean square before the language model
+        reads them. Where its blocks add far longer vectors, they drown in these. 0 leaves them as they are.
     mention_embedding: add a summary of a region's features to each mention of its name `<Promptk>`.
     mention_norm: normalise that summary, so that it does not drown the name.
     mention_place: add to it where the region's box is in the picture.
@@ -54,6 +56,7 @@ class GARConfig(PerceptionLMConfig):
     context_pooling: int = 1
     replay_size: int = 16
     replay_frame: str = "feature"
+    visual_scale: float = 0.0
     mention_embedding: bool = False
     mention_norm: bool = False
     mention_place: bool = False

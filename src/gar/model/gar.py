@@ -109,7 +109,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             ValueError: when placeholders and features differ in number; both counts are named.
         """
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
-        where_BS, context_ND = input_ids == self.config.image_token_id, self.context(features_TggD)
+        where_BS, context_ND = input_ids == self.config.image_token_id, self._scaled(self.context(features_TggD))
         if int(where_BS.sum()) != len(context_ND):
             raise ValueError(
                 f"{int(where_BS.sum())} image tokens in input_ids, but {len(context_ND)} features of the tiles"
@@ -118,7 +118,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
 
     def embed_text(self, input_ids: Tensor, regions_RPD: Tensor, region_boxes: Boxes) -> Tensor:
         """Token embeddings (B, S, D) of a text after the picture, its regions cut already; see `cut`."""
-        embeds_BSD = self._fill(self.get_input_embeddings()(input_ids), input_ids, regions_RPD, region_boxes)
+        words_BSD = self.get_input_embeddings()(input_ids)
+        embeds_BSD = self._fill(words_BSD, input_ids, self._scaled(regions_RPD), region_boxes)
         if not self.config.mention_embedding:
             return embeds_BSD
         return embeds_BSD + self.mentioned(input_ids, self.mentions(regions_RPD, region_boxes))
@@ -147,6 +148,11 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         if pooling > 1:
             features_TggD = F.avg_pool2d(features_TggD.permute(0, 3, 1, 2), pooling).permute(0, 2, 3, 1)
         return features_TggD.flatten(0, 2)
+
+    def _scaled(self, tokens: Tensor) -> Tensor:
+        """Features (..., D) at the length at which the language model reads them."""
+        scale = self.config.visual_scale
+        return F.rms_norm(tokens, tokens.shape[-1:]) * scale if scale else tokens
 
     def _maps(self, features_TggD: Tensor, tile_grids: Tensor) -> list[Tensor]:
         """The replay map of each request: its tiles put together, the thumbnail left out."""

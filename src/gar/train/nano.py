@@ -134,6 +134,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         projector_pooling_ratio=1,
         context_pooling=2,
         replay_size=4,
+        visual_scale=20.0,
         mention_embedding=True,
         mention_norm=True,
         mention_place=True,
