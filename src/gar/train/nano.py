@@ -36,7 +36,7 @@ from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
 from gar.predictor import Predictor, load
 from gar.regions import Region
-from gar.train.heads import ATTRIBUTES, RegionHeads
+from gar.train.heads import ATTRIBUTES, TENTH, RegionHeads
 from gar.train.objective import Objective
 from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage, nano_again
@@ -352,9 +352,8 @@ def run(
     processor = GARProcessor(model.config, tokenizer)
     things = [t for s in samples for t in s.meta["things"]]
     words = {name: sorted({t[name] for t in things if t.get(name)}) for name in ATTRIBUTES}
-    ids = {
-        name: {word: processor.prompts.encode_answer(word, end=False)[0] for word in words[name]} for name in ATTRIBUTES
-    }
+    words[TENTH] = [str(digit) for digit in range(10)]
+    ids = {name: {word: processor.prompts.encode_answer(word, end=False)[0] for word in words[name]} for name in words}
     heads = RegionHeads(model.config.text_config.hidden_size, ids)
 
     def validate(objective: Objective) -> dict[str, float]:
