@@ -108,7 +108,7 @@ def nano_again() -> list[Stage]:
     vision, _, language = nano()
     return [
         replace(vision, steps=450, batch=64),
-        replace(language, steps=1500, batch=64, rate=1.6e-3, muon_rate=0.013),
+        replace(language, steps=1500, batch=64, hidden=0.4, frozen=("tower", "mask"), rate=1.6e-3, muon_rate=0.013),
     ]
 
 
