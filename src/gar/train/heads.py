@@ -40,7 +40,7 @@ class RegionHeads(nn.Module):
 
     Args:
         width: of the summaries and the embeddings, D.
-        words: for each attribute its words, and the id of each word's token; for `TENTH` the ten digits in turn.
+        words: for each attribute its words, and the id of each word's token; the digits for `TENTH`.
     """
 
     def __init__(self, width: int, words: dict[str, dict[str, int]]):
@@ -135,11 +135,14 @@ class RegionHeads(nn.Module):
         x0, y0, x1, y1 = packed.window
         if thing["area"] < LEAST_AREA.get(name, OTHER_AREA) * (x1 - x0) * (y1 - y0):
             return IGNORED
-        if name == TENTH:
-            left, _, right, _ = thing["box"]
-            middle = ((left + right) / 2 - x0) / (x1 - x0)
-            return min(max(int(10 * middle), 0), 9)
-        return self.words[name].index(thing[name]) if thing.get(name) in self.words[name] else IGNORED
+        word = str(int(10 * _middle(thing, packed)[0])) if name == TENTH else thing.get(name)
+        return self.words[name].index(word) if word in self.words[name] else IGNORED
+
+
+def _middle(thing: dict[str, Any], packed: Pack) -> tuple[float, float]:
+    """Where the middle of a thing's box is in what a pack shows, as shares of its width and height."""
+    (left, top, right, bottom), (x0, y0, x1, y1) = thing["box"], packed.window
+    return ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
 
 
 HARD = "hard to see"
@@ -150,8 +153,7 @@ def cells_of(packed: Pack, side: int) -> list[dict[str, Any] | str | None]:
     cells: list[Any] = [None] * side**2
     x0, y0, x1, y1 = packed.window
     for thing in sorted(packed.sample.meta["things"], key=lambda thing: thing["area"]):
-        left, top, right, bottom = thing["box"]
-        x, y = ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
+        x, y = _middle(thing, packed)
         if 0 <= x < 1 and 0 <= y < 1:
             clear = thing["visible"] >= LEAST_VISIBLE and thing["area"] >= 0.0015 * (x1 - x0) * (y1 - y0)
             cells[int(y * side) * side + int(x * side)] = thing if clear else HARD
