@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from gar.model.gar import GARForConditionalGeneration
 from gar.model.released import FIRST_PROMPT_TOKEN, config_from_released, config_to_released, save_released
 from gar.model.replay import merge_tiles, replay
+from gar.model.vision import cell_boxes
 
 FLAVOURS = [{"class_token": True, "tied": True}, {"class_token": False, "tied": False}]
 BOX = (0.1, 0.2, 0.7, 0.9)
@@ -84,6 +85,7 @@ def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
         ("prompt_token_ids", list(range(8))),
         ("mention_norm", True),
         ("visual_scale", 20.0),
+        ("picture_place", True),
     ],
 )
 def test_what_the_released_layout_cannot_say_is_refused(name, value):
@@ -144,6 +146,27 @@ def test_what_is_seen_is_read_at_the_length_that_the_config_gives():
     torch.testing.assert_close(length, torch.full_like(length, 20.0), rtol=0.01, atol=0)
     alike = torch.nn.functional.cosine_similarity(scaled[seen], plain[seen], dim=-1)
     torch.testing.assert_close(alike, torch.ones_like(alike))
+
+
+def test_a_token_of_the_picture_says_where_its_cell_is_and_nothing_of_it_at_birth():
+    request = random_request(tiny_config(), (2, 1), {0: BOX})
+    torch.manual_seed(0)
+    model = GARForConditionalGeneration(tiny_config(picture_place=True)).eval()
+    where = request["input_ids"] == model.config.image_token_id
+    with torch.no_grad():
+        at_birth = model.embed(**request)
+        model.get_parameter("model.picture_place.weight").normal_()
+        placed = model.embed(**request)
+        model.config.visual_scale = 20.0
+        scaled = model.embed(**request)
+    assert torch.equal(placed[~where], at_birth[~where])
+    added_TND = (placed - at_birth)[where].unflatten(0, (3, -1))  # the thumbnail and two tiles
+    torch.testing.assert_close(added_TND[1:], added_TND[:1].expand(2, -1, -1))
+    cells = cell_boxes(int(added_TND.shape[1] ** 0.5))
+    assert cells[1].tolist() == [cells[0, 2], 0.0, 2 * cells[0, 2], cells[0, 3]]  # the second of the first row
+    torch.testing.assert_close(added_TND[0], model.model.get_submodule("picture_place")(cells))
+    length = (scaled[where] / 20 - added_TND.flatten(0, 1)).square().mean(-1).sqrt()
+    torch.testing.assert_close(length, torch.ones_like(length), rtol=0.01, atol=0)
 
 
 def test_the_mask_embedding_is_nothing_at_birth():

@@ -46,7 +46,7 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, recipes, trainer
 from gar.train.checkpoint import load, save
 from gar.train.feed import Feed, Packer, Steps, share
-from gar.train.heads import TENTH, RegionHeads, cells_of
+from gar.train.heads import RegionHeads, cells_of
 from gar.train.log import Log
 from gar.train.muon import Muon
 from gar.train.objective import Objective
@@ -462,6 +462,17 @@ def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refus
     ids = torch.arange(20)[None]
     torch.testing.assert_close(later(input_ids=ids).logits, earlier(input_ids=ids).logits)
     assert later.num_parameters() > earlier.num_parameters()
+    assert not later.get_parameter("model.picture_place.weight").any()
+    config.mention_place, config.picture_place = True, False
+    earlier = GARForConditionalGeneration(config)
+    with torch.no_grad():
+        earlier.get_parameter("model.mention_place.weight").normal_()
+    of_regions, of_cells = (
+        model.get_parameter(f"model.{name}_place.weight")
+        for model, name in ((earlier, "mention"), (nano.grown(earlier, processor.tokenizer), "picture"))
+    )
+    ratio = of_cells / of_regions
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
     with pytest.raises(ValueError, match="other sizes"):
         nano.grown(fresh(processor), processor.tokenizer)  # it sees pictures of 64 pixels
 
@@ -507,18 +518,6 @@ def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, proces
     context = torch.zeros(4, 8)
     assert heads(embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
     assert heads(-embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (0, len(own))
-
-
-@pytest.mark.parametrize("zoomed", [0.0, 1.0])
-def test_a_cell_says_by_a_digit_in_which_tenth_of_the_picture_the_thing_in_it_is(samples, processor, zoomed):
-    packed = pack(samples[0], processor, random.Random(0), num_turns=1, max_regions=1, zoomed=zoomed)
-    assert packed is not None
-    heads, embeddings_VD = RegionHeads(16, {TENTH: {str(digit): 3 + digit for digit in range(10)}}), torch.eye(16)
-    columns = torch.arange(10).repeat(10)  # of ten cells a side, each is in the tenth of its column
-    summary = torch.zeros(1, 16)
-    right, asked = heads(summary, embeddings_VD[3 + columns], [packed], embeddings_VD)[1]["tenth in cell"]
-    assert right == asked > 0
-    assert heads(summary, embeddings_VD[3 + (columns + 1) % 10], [packed], embeddings_VD)[1]["tenth in cell"][0] == 0
 
 
 def test_the_vision_is_sure_of_words_that_stand_out():

@@ -29,6 +29,7 @@ class GARConfig(PerceptionLMConfig):
         did and as its weights were trained with (paper's repository, `modeling_gar.py`).
     visual_scale: bring the tokens of the picture and of its regions to this root mean square before the language model
         reads them. Where its blocks add far longer vectors, they drown in these. 0 leaves them as they are.
+    picture_place: add to each token of the picture where its cell is in its tile.
     mention_embedding: add a summary of a region's features to each mention of its name `<Promptk>`.
     mention_norm: normalise that summary, so that it does not drown the name.
     mention_place: add to it where the region's box is in the picture.
@@ -57,6 +58,7 @@ class GARConfig(PerceptionLMConfig):
     replay_size: int = 16
     replay_frame: str = "feature"
     visual_scale: float = 0.0
+    picture_place: bool = False
     mention_embedding: bool = False
     mention_norm: bool = False
     mention_place: bool = False

@@ -20,7 +20,7 @@ from transformers.models.perception_lm.modeling_perception_lm import PerceptionL
 from gar.model.config import GARConfig
 from gar.model.released import TO_OURS
 from gar.model.replay import merge_tiles, replay
-from gar.model.vision import MaskEmbedding, Place, Projector, Pyramid, patch_embedding
+from gar.model.vision import MaskEmbedding, Place, Projector, Pyramid, cell_boxes, patch_embedding
 
 # What transformers calls the keys and values of tokens that were read already; it was renamed within version 5.
 KEPT = "cache" if "cache" in signature(PerceptionLMForConditionalGeneration.forward).parameters else "past_key_values"
@@ -57,6 +57,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         self.mask_patch_embedding = MaskEmbedding(config, mask_width)
         self.multi_modal_projector = Projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
+        self.picture_place = Place(width) if config.picture_place else None
         if config.mention_embedding:
             self.mention = nn.Linear(config.replay_size**2 * width, width)
             self.mention_norm = nn.RMSNorm(width) if config.mention_norm else nn.Identity()
@@ -109,7 +110,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             ValueError: when placeholders and features differ in number; both counts are named.
         """
         embeds_BSD = self.embed_text(input_ids, regions_RPD, region_boxes)
-        where_BS, context_ND = input_ids == self.config.image_token_id, self._scaled(self.context(features_TggD))
+        where_BS, context_ND = input_ids == self.config.image_token_id, self._context_as_read(features_TggD)
         if int(where_BS.sum()) != len(context_ND):
             raise ValueError(
                 f"{int(where_BS.sum())} image tokens in input_ids, but {len(context_ND)} features of the tiles"
@@ -149,10 +150,17 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
             features_TggD = F.avg_pool2d(features_TggD.permute(0, 3, 1, 2), pooling).permute(0, 2, 3, 1)
         return features_TggD.flatten(0, 2)
 
-    def _scaled(self, tokens: Tensor) -> Tensor:
-        """Features (..., D) at the length at which the language model reads them."""
+    def _context_as_read(self, features_TggD: Tensor) -> Tensor:
+        """`context` as the language model reads it: at its length, and with each cell's place: (N, D)."""
+        if self.picture_place is None:
+            return self._scaled(self.context(features_TggD))
+        boxes = cell_boxes(self.config.map_size // self.config.context_pooling, features_TggD.device)
+        return self._scaled(self.context(features_TggD), self.picture_place(boxes).repeat(len(features_TggD), 1))
+
+    def _scaled(self, tokens: Tensor, added: Tensor | float = 0.0) -> Tensor:
+        """Features (..., D) at the length at which the language model reads them, with what is added to them."""
         scale = self.config.visual_scale
-        return F.rms_norm(tokens, tokens.shape[-1:]) * scale if scale else tokens
+        return (F.rms_norm(tokens, tokens.shape[-1:]) + added) * scale if scale else tokens + added
 
     def _maps(self, features_TggD: Tensor, tile_grids: Tensor) -> list[Tensor]:
         """The replay map of each request: its tiles put together, the thumbnail left out."""

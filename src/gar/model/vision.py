@@ -93,6 +93,13 @@ class Place(nn.Linear):
         return super().forward(waves_RN.to(self.weight.dtype))
 
 
+def cell_boxes(side: int, device: torch.device | None = None) -> Tensor:
+    """The boxes (side * side, 4) of a tile's cells, row-major, as (x0, y0, x1, y1) from 0 to 1 in the tile."""
+    low = torch.arange(side, device=device) / side
+    corners_N2 = torch.cartesian_prod(low, low).flip(1)
+    return torch.cat([corners_N2, corners_N2 + 1 / side], 1)
+
+
 def patch_embedding(vision_tower: PreTrainedModel) -> Any:
     """The module of a timm tower whose output the mask embedding joins: patch embedding of a ViT, stem of a CNN."""
     timm_model: Any = vision_tower.timm_model

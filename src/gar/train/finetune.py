@@ -216,6 +216,7 @@ def opened_model(name: str, stage: Stage, device: str) -> tuple[GARForConditiona
             "model.multi_modal_projector",
             "model.mention",
             "model.mention_place",
+            "model.picture_place",
             "lm_head",
         ]  # from the root on
         network = GARForConditionalGeneration.from_pretrained(

@@ -24,8 +24,7 @@ PAIRS = (*SIDES, *LINKS)
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
 LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
 OTHER_AREA = 0.008
-TENTH = "tenth"  # of the picture's width in which a thing's middle is, by its digit, as notes write it
-IN_CELLS = ("category", "color", "kind", TENTH)  # what the picture's tokens say of the things in them
+IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
 # How likely the likeliest word is, at least, for a caption to state it. On scenes that the vision was not trained on it
 # is then right in .99 of colors and categories, in .98 of patterns, and in .97 of materials.
 SURE = {"category": 0.85, "color": 0.85, "pattern": 0.85, "material": 0.93}
@@ -35,12 +34,11 @@ class RegionHeads(nn.Module):
     """What a region's summary says by itself, and a small network over pairs of summaries.
 
     An attribute is read off by the language model's own embeddings of its words: summaries that point to the right
-    word are in the language that the model speaks, which it then learns much faster. So does what it looks for in the
-    picture: as long as attention is spread evenly, only a token that says both what is there and where is worth it.
+    word are in the language that the model speaks, which it then learns much faster.
 
     Args:
         width: of the summaries and the embeddings, D.
-        words: for each attribute its words, and the id of each word's token; the digits for `TENTH`.
+        words: for each attribute its words, and the id of each word's token.
     """
 
     def __init__(self, width: int, words: dict[str, dict[str, int]]):
@@ -135,14 +133,8 @@ class RegionHeads(nn.Module):
         x0, y0, x1, y1 = packed.window
         if thing["area"] < LEAST_AREA.get(name, OTHER_AREA) * (x1 - x0) * (y1 - y0):
             return IGNORED
-        word = str(int(10 * _middle(thing, packed)[0])) if name == TENTH else thing.get(name)
-        return self.words[name].index(word) if word in self.words[name] else IGNORED
-
-
-def _middle(thing: dict[str, Any], packed: Pack) -> tuple[float, float]:
-    """Where the middle of a thing's box is in what a pack shows, as shares of its width and height."""
-    (left, top, right, bottom), (x0, y0, x1, y1) = thing["box"], packed.window
-    return ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
+        value = thing.get(name)
+        return self.words[name].index(value) if value in self.words[name] else IGNORED
 
 
 HARD = "hard to see"
@@ -153,7 +145,8 @@ def cells_of(packed: Pack, side: int) -> list[dict[str, Any] | str | None]:
     cells: list[Any] = [None] * side**2
     x0, y0, x1, y1 = packed.window
     for thing in sorted(packed.sample.meta["things"], key=lambda thing: thing["area"]):
-        x, y = _middle(thing, packed)
+        left, top, right, bottom = thing["box"]
+        x, y = ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
         if 0 <= x < 1 and 0 <= y < 1:
             clear = thing["visible"] >= LEAST_VISIBLE and thing["area"] >= 0.0015 * (x1 - x0) * (y1 - y0)
             cells[int(y * side) * side + int(x * side)] = thing if clear else HARD

@@ -34,9 +34,10 @@ from gar.inputs.processor import GARProcessor
 from gar.inputs.tiling import normalise
 from gar.model.config import GARConfig
 from gar.model.gar import GARForConditionalGeneration
+from gar.model.vision import cell_boxes
 from gar.predictor import Predictor, load
 from gar.regions import Region
-from gar.train.heads import ATTRIBUTES, TENTH, RegionHeads
+from gar.train.heads import ATTRIBUTES, RegionHeads
 from gar.train.objective import Objective
 from gar.train.processes import gathered, join, rank_and_world
 from gar.train.recipes import Stage, nano_again
@@ -135,6 +136,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         context_pooling=2,
         replay_size=4,
         visual_scale=20.0,
+        picture_place=True,
         mention_embedding=True,
         mention_norm=True,
         mention_place=True,
@@ -163,12 +165,19 @@ def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
         missing, unknown = model.load_state_dict(earlier.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(f"it has other sizes than today's nano: {str(error).splitlines()[-1].strip()}") from error
-    new = ("language_model.layers.", "mention_place.")
+    new = ("language_model.layers.", "mention_place.", "picture_place.")
     if odd := [name for name in (*missing, *unknown) if name in unknown or not any(part in name for part in new)]:
         raise ValueError(f"it has other weights than today's nano: {len(odd)} differ, such as {odd[0]}")
     for block in model.model.language_model.layers[earlier.config.text_config.num_hidden_layers :]:
         for last in (block.self_attn.o_proj, block.mlp.down_proj):
             torch.nn.init.zeros_(last.weight)
+    if any("picture_place." in name for name in missing):
+        # Cells say where they are as names do, and as loudly as what is in them: what reads the one reads the other.
+        place: Any = model.model.picture_place
+        with torch.no_grad():
+            place.weight.copy_(model.get_parameter("model.mention_place.weight"))
+            placed = place(cell_boxes(model.config.map_size // model.config.context_pooling))
+            place.weight /= placed.square().mean().sqrt().clamp(min=1e-6)
     return model
 
 
@@ -352,7 +361,6 @@ def run(
     processor = GARProcessor(model.config, tokenizer)
     things = [t for s in samples for t in s.meta["things"]]
     words = {name: sorted({t[name] for t in things if t.get(name)}) for name in ATTRIBUTES}
-    words[TENTH] = [str(digit) for digit in range(10)]
     ids = {name: {word: processor.prompts.encode_answer(word, end=False)[0] for word in words[name]} for name in words}
     heads = RegionHeads(model.config.text_config.hidden_size, ids)
 

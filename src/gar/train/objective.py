@@ -31,7 +31,7 @@ def part_of(name: str) -> str:
         return "tower"
     if "projector" in name or "pyramid." in name:
         return "projector"
-    return "mention" if re.search(r"(^|\.)mention(_norm|_place)?\.", name) else "language"
+    return "mention" if re.search(r"(^|\.)(mention(_norm|_place)?|picture_place)\.", name) else "language"
 
 
 class Objective(nn.Module):
