@@ -852,19 +852,25 @@ def _drill_contact(facts: Facts, rng: Random) -> Turn | None:
     return Turn(question, "yes" if holds else "no", "contact")
 
 
-def _drill_picture(facts: Facts, rng: Random) -> Turn | None:
-    """How many objects, or of a group, the picture has, or the place of one among all objects or those of its row."""
-    countable, form, word = _countable(facts) or [], rng.random(), _real(facts, "objects", rng)
-    if form < 0.4:
-        if not countable or len(countable) >= len(NUMBERS) or not {*countable} <= {*_whole(facts, "object")}:
-            return None
-        group, members = _groups(facts, countable, rng) if form < 0.3 else ({}, countable)
-        noun = plural(group.pop("category")) if "category" in group else "objects"
-        words = _real(facts, " ".join([*group.values(), noun]), rng)
-        notes = _points(facts, _from_left(facts, members))
-        return Turn(ask.HOW_MANY[0].format(x=words), NUMBERS[len(members)], "counting", notes=notes)
+def _drill_number(facts: Facts, rng: Random) -> Turn | None:
+    """How many objects, or of a group, the picture has."""
+    countable = _countable(facts)
+    if not countable or len(countable) >= len(NUMBERS) or not {*countable} <= {*_whole(facts, "object")}:
+        return None
+    group, members = _groups(facts, countable, rng) if rng.random() < 0.75 else ({}, countable)
+    noun = plural(group.pop("category")) if "category" in group else "objects"
+    words = _real(facts, " ".join([*group.values(), noun]), rng)
+    notes = _points(facts, _from_left(facts, members))
+    return Turn(ask.HOW_MANY[0].format(x=words), NUMBERS[len(members)], "counting", notes=notes)
+
+
+def _drill_position(facts: Facts, rng: Random) -> Turn | None:
+    """The place of one among all objects of the picture, or those of its row, counted from a side."""
     rows = [row for row in facts["rows"] if {*row} <= {*_clear(facts, "object")}]
-    ids, noun = (rng.choice(rows), "objects in its row") if rows and rng.random() < 0.5 else (countable, word)
+    if rows and rng.random() < 0.5:
+        ids, noun = rng.choice(rows), "objects in its row"
+    else:
+        ids, noun = _countable(facts) or [], _real(facts, "objects", rng)
     counted = _counted(facts, rng, ids, "left")
     if not counted:
         return None
@@ -917,10 +923,11 @@ _OFTEN = {
     _drill_attribute: 1,
     _drill_kind: 1,
     _drill_contact: 1,
-    _drill_there: 1,
-    _drill_find: 4,
+    _drill_there: 3,
+    _drill_find: 6,
     _drill_list: 3,
-    _drill_picture: 8,
+    _drill_number: 3,
+    _drill_position: 5,
 }
 DRILLS = [one for one, times in _OFTEN.items() for _ in range(times)]
 
