@@ -238,7 +238,7 @@ def test_the_answer_can_be_read_off_the_notes(facts, seed):
 
 
 def test_drills_count_groups_in_the_picture_and_places_in_a_row():
-    turns = [t for seed in range(60) for t in drill(make_scene(seed), Random(seed))]
+    turns = [t for seed in range(120) for t in drill(make_scene(seed), Random(seed))]
     asked = {turn.question for turn in turns if not named(turn.question)}
     assert "How many objects are in the picture?" in asked
     assert any(re.fullmatch(r"How many \w+ objects are in the picture\?", question) for question in asked)

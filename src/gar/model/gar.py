@@ -154,7 +154,7 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         """`context` as the language model reads it: at its length, and with each cell's place: (N, D)."""
         if self.picture_place is None:
             return self._scaled(self.context(features_TggD))
-        boxes = cell_boxes(self.config.map_size // self.config.context_pooling, features_TggD.device)
+        boxes = cell_boxes(features_TggD.shape[1] // self.config.context_pooling, features_TggD.device)
         return self._scaled(self.context(features_TggD), self.picture_place(boxes).repeat(len(features_TggD), 1))
 
     def _scaled(self, tokens: Tensor, added: Tensor | float = 0.0) -> Tensor:
