@@ -92,7 +92,7 @@ def processor(samples) -> GARProcessor:
     texts = (text for s in samples for turn in s.turns for text in (turn.question, turn.answer))
     tokenizer = nano.build_tokenizer(texts)
     config = nano.config(tokenizer)
-    config.tile_size = 64  # a twelfth of the work
+    config.tile_size = 72  # a twentieth of the work
     config.text_config.initializer_range = 0.02  # gentle: AdamW steps along rounding noise, which must not grow
     return GARProcessor(config, tokenizer)
 
@@ -436,7 +436,8 @@ def test_nano_goes_on_from_an_earlier_one_and_a_model_of_another_kind_does_not(s
     nano.run([data], data, out, tell, tell, start="nano", stages=stages)
     earlier, later = gar.load("nano"), gar.load(out / "model")
     assert later.processor.tokenizer.get_vocab() == earlier.processor.tokenizer.get_vocab()
-    were, are = earlier.model.state_dict(), later.model.state_dict()
+    were = nano.grown(earlier.model, earlier.processor.tokenizer).state_dict()
+    are = later.model.state_dict()
     moved = [(before - are[name]).abs().max().item() for name, before in were.items()]
     assert 0 < max(moved) < 0.05  # the first step of a warm-up, from where the earlier one was
     other = GARForConditionalGeneration(released_processor.config)
@@ -455,14 +456,18 @@ def test_nano_learns_from_no_other_data_than_rendered_scenes(samples, tmp_path):
 def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refused(processor):
     config = nano.config(processor.tokenizer)
     config.text_config.num_hidden_layers -= 2
-    config.mention_place = False
+    config.mention_place, config.tile_size, config.context_pooling = False, 224, 2
     torch.manual_seed(1)
     earlier = GARForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        earlier.get_parameter("model.pyramid.position").copy_(torch.arange(28.0))
     later = nano.grown(earlier, processor.tokenizer).eval()
     ids = torch.arange(20)[None]
     torch.testing.assert_close(later(input_ids=ids).logits, earlier(input_ids=ids).logits)
     assert later.num_parameters() > earlier.num_parameters()
     assert not later.get_parameter("model.picture_place.weight").any()
+    across = later.get_parameter("model.pyramid.position")[0, 0, 0]  # a cell of 42 is two thirds of one of 28
+    torch.testing.assert_close(across[1:-1], (torch.arange(1.0, 41.0) + 0.5) * 2 / 3 - 0.5)
     config.mention_place, config.picture_place = True, False
     earlier = GARForConditionalGeneration(config)
     with torch.no_grad():
@@ -473,8 +478,9 @@ def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refus
     )
     ratio = of_cells / of_regions
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
+    config.replay_size = 2
     with pytest.raises(ValueError, match="other sizes"):
-        nano.grown(fresh(processor), processor.tokenizer)  # it sees pictures of 64 pixels
+        nano.grown(GARForConditionalGeneration(config), processor.tokenizer)
 
 
 def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells(samples, processor):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageFilter
 from rich.console import Console
 from rich.progress import track
@@ -97,7 +98,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
-    """The sizes of nano: 224-pixel pictures, a 28x28 map, 196 image tokens, 16 replayed vectors a region."""
+    """The sizes of nano: 336-pixel pictures, a 42x42 map, 196 image tokens, 16 replayed vectors a region."""
     width = 192
     ids: Any = tokenizer.convert_tokens_to_ids
     return GARConfig(
@@ -125,7 +126,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         image_token_id=ids(IMAGE),
         prompt_token_ids=ids(PROMPTS),
         crop_token_ids=ids(CROPS),
-        tile_size=224,
+        tile_size=336,  # of scenes of about 224 pixels: what is small is told better where it is enlarged
         max_num_tiles=1,
         thumbnail=False,
         patch_size=2,
@@ -133,7 +134,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         feature_width=width,
         tower_levels=4,
         projector_pooling_ratio=1,
-        context_pooling=2,
+        context_pooling=3,
         replay_size=4,
         visual_scale=20.0,
         picture_place=True,
@@ -161,8 +162,13 @@ def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
         ValueError: a weight of another size than today's.
     """
     model = GARForConditionalGeneration(config(tokenizer))
+    weights = earlier.state_dict()
+    position = "model.pyramid.position"
+    if position in weights:  # of another size of pictures
+        size = model.get_parameter(position).shape[-2:]
+        weights[position] = F.interpolate(weights[position], size=size, mode="bilinear", align_corners=False)
     try:
-        missing, unknown = model.load_state_dict(earlier.state_dict(), strict=False)
+        missing, unknown = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(f"it has other sizes than today's nano: {str(error).splitlines()[-1].strip()}") from error
     new = ("language_model.layers.", "mention_place.", "picture_place.")
