@@ -152,10 +152,11 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
 
     def _context_as_read(self, features_TggD: Tensor) -> Tensor:
         """`context` as the language model reads it: at its length, and with each cell's place: (N, D)."""
+        tokens_ND = self.context(features_TggD)
         if self.picture_place is None:
-            return self._scaled(self.context(features_TggD))
+            return self._scaled(tokens_ND)
         boxes = cell_boxes(features_TggD.shape[1] // self.config.context_pooling, features_TggD.device)
-        return self._scaled(self.context(features_TggD), self.picture_place(boxes).repeat(len(features_TggD), 1))
+        return self._scaled(tokens_ND, self.picture_place(boxes).repeat(len(features_TggD), 1))
 
     def _scaled(self, tokens: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """Features (..., D) at the length at which the language model reads them, with what is added to them."""

@@ -151,12 +151,18 @@ def _sized(facts: Facts) -> bool:
     return {"small", "large"} <= {facts["things"][i]["size"] for i in _whole(facts, "object")}
 
 
-def _countable(facts: Facts) -> list[int] | None:
-    """The real objects in the picture, or None if one is half hidden so that people would count differently."""
+def _countable(facts: Facts) -> list[int]:
+    """The real objects in the picture, or none if one is half hidden so that people would count differently."""
     clear = _clear(facts)
     if facts.get("hidden") or any(thing["area"] > 0 and i not in clear for i, thing in enumerate(facts["things"])):
-        return None
+        return []
     return [i for i in clear if facts["things"][i]["kind"] == "object"]
+
+
+def _to_count(facts: Facts) -> list[int]:
+    """`_countable`, or none if one of them is not seen well, or they are too many."""
+    countable = _countable(facts)
+    return countable if len(countable) < len(NUMBERS) and {*countable} <= {*_whole(facts, "object")} else []
 
 
 def _line(facts: Facts, ids: Iterable[int], axis: str) -> list[int] | None:
@@ -526,7 +532,7 @@ def _ordering(facts: Facts, rng: Random) -> Turn | None:
     clear = _clear(facts, "object")
     scope = rng.choice(("all", "row", "named"))
     if scope == "all":
-        ids, noun = _countable(facts) or [], _real(facts, rng.choice(("objects", "objects", "things")), rng)
+        ids, noun = _countable(facts), _real(facts, rng.choice(("objects", "objects", "things")), rng)
     elif scope == "row":
         rows = [row for row in facts["rows"] if axis == "left" and all(i in clear for i in row)]
         ids, noun = (rng.choice(rows) if rows else []), rng.choice(("objects in its row", "things of its row"))
@@ -584,8 +590,8 @@ def _certain(facts: Facts, ids: Sequence[int], color: str) -> bool:
 
 def _counting(facts: Facts, rng: Random) -> Turn | None:
     """How many there are in the picture, or among the regions that the question names."""
-    countable, whole = _countable(facts), _whole(facts, "object")
     if rng.random() < 0.5:
+        whole = _whole(facts, "object")
         if len(whole) < 2:
             return None
         ids = rng.sample(whole, min(len(whole), rng.choice((2, 3, 4, 5))))
@@ -593,7 +599,7 @@ def _counting(facts: Facts, rng: Random) -> Turn | None:
         words = [plural(word) if name == "category" else word for name, word in group.items()]
         notes = _values(facts, ids, *group)
         question = rng.choice(ask.HOW_MANY_OF).format(list=_list(ids, rng, "and"), x=" ".join(words))
-    elif not countable or len(countable) >= len(NUMBERS) or not set(countable) <= set(whole):
+    elif not (countable := _to_count(facts)):
         return None
     else:
         members, words, noun = countable, [], rng.choice(("things", "objects"))
@@ -854,8 +860,8 @@ def _drill_contact(facts: Facts, rng: Random) -> Turn | None:
 
 def _drill_number(facts: Facts, rng: Random) -> Turn | None:
     """How many objects, or of a group, the picture has."""
-    countable = _countable(facts)
-    if not countable or len(countable) >= len(NUMBERS) or not {*countable} <= {*_whole(facts, "object")}:
+    countable = _to_count(facts)
+    if not countable:
         return None
     group, members = _groups(facts, countable, rng) if rng.random() < 0.75 else ({}, countable)
     noun = plural(group.pop("category")) if "category" in group else "objects"
@@ -870,7 +876,7 @@ def _drill_position(facts: Facts, rng: Random) -> Turn | None:
     if rows and rng.random() < 0.5:
         ids, noun = rng.choice(rows), "objects in its row"
     else:
-        ids, noun = _countable(facts) or [], _real(facts, "objects", rng)
+        ids, noun = _countable(facts), _real(facts, "objects", rng)
     counted = _counted(facts, rng, ids, "left")
     if not counted:
         return None
@@ -897,7 +903,7 @@ def _drill_find(facts: Facts, rng: Random) -> Turn | None:
 
 def _drill_list(facts: Facts, rng: Random) -> Turn | None:
     """All objects of the picture, or of a row, in turn."""
-    countable, whole = _countable(facts) or [], {*_whole(facts, "object")}
+    countable, whole = _countable(facts), {*_whole(facts, "object")}
     groups = [(row, f"the row of {_name(rng.choice(row))}") for row in facts["rows"]] + [(countable, "the picture")]
     ids, where = rng.choice(groups)
     order = _line(facts, ids, "left")
