@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 FILE = "familiar.safetensors"
-SHARE = 0.98  # of the pictures that a checkpoint learned from are like the others
+SHARE = 0.96  # of the pictures that a checkpoint learned from are like the others
 
 
 @dataclass(frozen=True)
