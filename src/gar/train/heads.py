@@ -26,7 +26,7 @@ LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture,
 OTHER_AREA = 0.008
 IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
 # How likely the likeliest word is, at least, for a caption to state it. On scenes that the vision was not trained on it
-# is then right in .99 of colors and categories, and in .98 of patterns and materials.
+# is then right in .99 of colors, categories and patterns, and in .96 of materials.
 SURE = {"category": 0.85, "color": 0.85, "pattern": 0.85, "material": 0.93}
 
 
