@@ -21,6 +21,7 @@ from gar.train.recipes import Stage
 
 VISION = ("tower", "mask", "projector")
 ADAPTER = ".lora_"  # in the name of a weight of peft
+STEM = re.compile(r"vision_tower\.timm_model\.(conv_stem|bn1|blocks\.[01]\.\d)\.")
 
 
 def part_of(name: str) -> str:
@@ -179,7 +180,8 @@ def freeze(model: GARForConditionalGeneration, stage: Stage) -> None:
     adapted = any(ADAPTER in name for name, _ in model.named_parameters())
     frozen = {*stage.frozen, *([] if stage.language else ["language"])}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(ADAPTER in name if adapted else part_of(name) not in frozen)
+        kept = part_of(name) in frozen or ("stem" in frozen and STEM.search(name))
+        parameter.requires_grad_(ADAPTER in name if adapted else not kept)
 
 
 def on(device: torch.device, batch: dict[str, Any]) -> dict[str, Any]:

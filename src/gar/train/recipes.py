@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-PARTS = ("tower", "mask", "projector", "language")
+PARTS = ("tower", "stem", "mask", "projector", "language")
 # Layers that can get adapters, by part: patterns of whole names. Of a convolutional tower, those over channels.
 ADAPTED = {
     "language": r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj",
@@ -28,8 +28,8 @@ class Stage:
     at_once: pictures that a process encodes together; a step's loss is the mean over groups of so many, whatever the
         number of processes. 0: each process takes its share of the batch as one group.
     language: whether the language model reads the turns; without, only the auxiliary heads train.
-    frozen: parts that stay as they are: "tower", "mask" (its embedding), "projector" (all between tower and language
-        model), "language".
+    frozen: parts that stay as they are: "tower", "stem" (of a convolutional tower, with its first two stages), "mask"
+        (its embedding), "projector" (all between tower and language model), "language".
     lora_rank: train adapters of that rank on `lora_parts` (of `ADAPTED`), and nothing else; 0 for none.
     four_bit: hold the frozen language model in 4 bits; needs bitsandbytes and a CUDA GPU.
     rate: peak learning rate, after `warmup` steps, then a cosine down to `floor` times it. tower_rate, vision_rate: the
@@ -107,7 +107,7 @@ def nano_again() -> list[Stage]:
     """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU."""
     vision, _, language = nano()
     return [
-        replace(vision, steps=450, batch=64),
+        replace(vision, steps=450, batch=64, frozen=("mask", "stem")),
         replace(language, steps=1500, batch=64, hidden=0.4, frozen=("tower", "mask"), rate=1.6e-3, muon_rate=0.013),
     ]
 
