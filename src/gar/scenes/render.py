@@ -26,6 +26,7 @@ from gar.scenes.things import PRIMITIVES, Mesh
 from gar.scenes.world import SPLITS, Camera, Panel, Surface, Thing, World, linear, sample_world
 
 SHARD = 50  # scenes in a shard
+SAMPLES = 4  # a pixel, of which noise is then taken out
 MIN_AREA = 40  # pixels; what is smaller is nothing one could talk about
 LICENCE = "Apache-2.0"
 
@@ -288,7 +289,7 @@ def render_scene(world: World, seed: int) -> Scene:
 
     glass = any(t.material == "glass" for t in world.things)
     depth = 6 if glass else 4 if world.mirror is not None else 3
-    scene = _load({"type": "scene", "sensor": _sensor(camera, world.spp), **shapes, **_lamps(world)})
+    scene = _load({"type": "scene", "sensor": _sensor(camera, SAMPLES), **shapes, **_lamps(world)})
     integrator = _load({"type": "path", "max_depth": depth, "rr_depth": 3})
     view = _view(shapes, camera)
     index = view.index

@@ -174,7 +174,6 @@ class World:
     tint: np.ndarray = field(default_factory=lambda: np.ones(3))
     grain: float = 0.0  # of the camera: standard deviation of a pixel's value, of 1
     blur: float = 0.0
-    spp: int = 4
 
 
 # --- Finishes --------------------------------------------------------------------------------------------------------
