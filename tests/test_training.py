@@ -750,7 +750,7 @@ def test_a_frozen_part_stays_as_it_is_and_the_others_train(samples, processor, t
     before = {name: value.clone() for name, value in fresh(processor).named_parameters()}
     after = dict(train(fresh(processor), processor, samples, stage, tmp_path, workers=0).model.named_parameters())
     names = {
-        "tower": ("blocks.3.",),
+        "tower": ("vision_tower",),
         "stem": ("conv_stem.", "timm_model.bn1.", "blocks.0.", "blocks.1."),
         "mask": ("mask_patch",),
         "projector": ("projector",),

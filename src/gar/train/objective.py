@@ -25,7 +25,7 @@ STEM = re.compile(r"vision_tower\.timm_model\.(conv_stem|bn1|blocks\.[01]\.\d)\.
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a weight belongs to: one of `PARTS`, or "mention"."""
+    """The part that a weight belongs to: one of `PARTS`, where the stem counts as "tower", or "mention"."""
     if "mask_patch_embedding" in name:
         return "mask"
     if "vision_tower." in name:
