@@ -46,7 +46,7 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, recipes, trainer
 from gar.train.checkpoint import load, save
 from gar.train.feed import Feed, Packer, Steps, share
-from gar.train.heads import RegionHeads, cells_of
+from gar.train.heads import HARD, RegionHeads, cells_of
 from gar.train.log import Log
 from gar.train.muon import Muon
 from gar.train.objective import Objective
@@ -493,9 +493,26 @@ def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells
         (box,) = packed.boxes.values()
         middle = (x0 + (x1 - x0) * (box[0] + box[2]) / 2, y0 + (y1 - y0) * (box[1] + box[3]) / 2)
         assert middle == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=1.5)
-        x, y = (middle[0] - x0) / (x1 - x0), (middle[1] - y0) / (y1 - y0)
-        found = cells_of(packed, 2)[int(y * 2) * 2 + int(x * 2)]
-        assert isinstance(found, dict)
+        assert samples[0].meta["things"][thing] in cells_of(packed, 2, [0, 1, 2, 3])
+
+
+def test_of_the_cells_about_a_thing_the_loudest_speaks_for_it():
+    def thing(x: int, y: int, area: int, visible: float = 1.0) -> dict[str, Any]:
+        return {"box": [x - 5, y - 5, x + 5, y + 5], "area": area, "visible": visible}
+
+    def found(*things: dict[str, Any], loud: int) -> dict[int, Any]:
+        packed: Any = SimpleNamespace(sample=SimpleNamespace(meta={"things": things}), window=(0, 0, 100, 100))
+        cells = cells_of(packed, 10, [float(cell == loud) for cell in range(100)])
+        return {cell: what for cell, what in enumerate(cells) if what is not None}
+
+    ball, behind = thing(31, 52, 90), thing(31, 52, 60)
+    for loud in (42, 43, 52, 53):  # rows 4 and 5, columns 2 and 3 are the nearest
+        assert found(ball, loud=loud) == {loud: ball}
+    both = found(behind, ball, loud=53)
+    assert both.pop(53) is ball and [*both.values()] == [behind] and {*both} < {42, 43, 52}
+    hidden = thing(31, 52, 60, visible=0.1)
+    assert found(hidden, ball, loud=53) == dict.fromkeys((42, 43, 52), HARD) | {53: ball}
+    assert found(thing(1, 99, 90), loud=0) == {90: thing(1, 99, 90)}
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4)])

@@ -7,6 +7,7 @@ Knows the facts of rendered scenes (`Sample.meta["things"]`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ PAIRS = (*SIDES, *LINKS)
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
 LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
 OTHER_AREA = 0.008
-WEIGHT = {"material": 2.0}  # in the loss; of others 1: materials are learned the slowest
+# In the loss; of others 1. Materials are learned the slowest; most cells speak for nothing, and are soon right.
+WEIGHT = {"material": 2.0, "cells": 10.0}
 IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
 # How likely the likeliest word is, at least, for a caption to state it. On scenes that the vision was not trained on it
 # is then right in .99 of cases.
@@ -65,13 +67,18 @@ class RegionHeads(nn.Module):
             self._read(name, "", target_R, summaries_RD, embeddings_VD, losses, right)
 
         side = int((len(context_ND) / len(packs)) ** 0.5)
-        cells = [thing for p in packs for thing in cells_of(p, side)]
+        occupied_PC = self.occupied(context_ND).view(len(packs), -1)
+        cells = [
+            thing
+            for p, loudness in zip(packs, occupied_PC.tolist(), strict=True)
+            for thing in cells_of(p, side, loudness)
+        ]
         device = context_ND.device
         known = torch.tensor([cell is not HARD for cell in cells], device=device)
         there = torch.tensor([isinstance(cell, dict) for cell in cells], device=device)[known]
-        logits_N = self.occupied(context_ND).squeeze(1)[known]
-        losses.append(F.binary_cross_entropy_with_logits(logits_N, there.float()))
-        right["occupied"] = (int(((logits_N > 0) == there).sum()), len(there))
+        logits_N = occupied_PC.flatten()[known]
+        losses.append(WEIGHT["cells"] * F.binary_cross_entropy_with_logits(logits_N, there.float()))
+        right["cells"] = (int(((logits_N > 0) & there).sum()), int(((logits_N > 0) | there).sum()))
         owners = [p for p in packs for _ in range(side * side)]
         for name in (name for name in IN_CELLS if name in self.ids):
             target_N = [
@@ -141,17 +148,38 @@ class RegionHeads(nn.Module):
 HARD = "hard to see"
 
 
-def cells_of(packed: Pack, side: int) -> list[dict[str, Any] | str | None]:
-    """For each cell of a grid over the picture: the largest thing whose middle is in it, None, or `HARD`."""
+def cells_of(packed: Pack, side: int, loudness: Sequence[float]) -> list[dict[str, Any] | str | None]:
+    """For each cell of a grid over the picture: the thing that it is to speak for, None, or `HARD`.
+
+    Of the four cells nearest to the middle of a thing one speaks for it, that which already does so the loudest: a
+    middle at a border is as near to both, and two that each half say it are not to be counted.
+
+    Args:
+        loudness: how much each cell says that it speaks for a thing, row-major.
+    """
     cells: list[Any] = [None] * side**2
     x0, y0, x1, y1 = packed.window
-    for thing in sorted(packed.sample.meta["things"], key=lambda thing: thing["area"]):
+    clear, hard = [], []
+    for thing in sorted(packed.sample.meta["things"], key=lambda thing: -thing["area"]):
         left, top, right, bottom = thing["box"]
         x, y = ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
         if 0 <= x < 1 and 0 <= y < 1:
-            clear = thing["visible"] >= LEAST_VISIBLE and thing["area"] >= 0.0015 * (x1 - x0) * (y1 - y0)
-            cells[int(y * side) * side + int(x * side)] = thing if clear else HARD
+            columns, rows = (_nearest(at * side, side) for at in (x, y))
+            seen = thing["visible"] >= LEAST_VISIBLE and thing["area"] >= 0.0015 * (x1 - x0) * (y1 - y0)
+            (clear if seen else hard).append((thing, [row * side + column for row in rows for column in columns]))
+    for thing, near in clear:
+        if free := [cell for cell in near if cells[cell] is None]:
+            cells[max(free, key=loudness.__getitem__)] = thing
+    for _, near in hard:
+        for cell in near:
+            cells[cell] = cells[cell] or HARD
     return cells
+
+
+def _nearest(at: float, side: int) -> list[int]:
+    """The two of a row of cells whose middles are nearest to a place; at the ends it may be one."""
+    low = math.floor(at - 0.5)
+    return [cell for cell in (low, low + 1) if 0 <= cell < side]
 
 
 def _pairs(packs: Sequence[Pack]) -> tuple[Tensor, Tensor, Tensor]:

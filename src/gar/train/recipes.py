@@ -107,7 +107,7 @@ def nano_again() -> list[Stage]:
     """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU."""
     vision, _, language = nano()
     return [
-        replace(vision, steps=450, batch=64, frozen=("mask", "stem")),
+        replace(vision, steps=450, batch=64, few=0.4, frozen=("mask", "stem")),
         replace(language, steps=1500, batch=64, hidden=0.4, frozen=("tower", "mask"), rate=1.6e-3, muon_rate=0.013),
     ]
 
