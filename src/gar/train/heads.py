@@ -29,7 +29,7 @@ OTHER_AREA = 0.008
 WEIGHT = {"material": 2.0, "cells": 10.0}
 IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
 # How likely the likeliest word is, at least, for a caption to state it. On scenes that the vision was not trained on it
-# is then right in .99 of cases.
+# is then right in .99 of colors, categories and patterns, and in .98 of materials.
 SURE = {"category": 0.85, "color": 0.85, "pattern": 0.85, "material": 0.93}
 
 
@@ -159,20 +159,23 @@ def cells_of(packed: Pack, side: int, loudness: Sequence[float]) -> list[dict[st
     """
     cells: list[Any] = [None] * side**2
     x0, y0, x1, y1 = packed.window
-    clear, hard = [], []
-    for thing in sorted(packed.sample.meta["things"], key=lambda thing: -thing["area"]):
+    least = 0.0015 * (x1 - x0) * (y1 - y0)
+
+    def clear(thing: dict[str, Any]) -> bool:
+        return thing["visible"] >= LEAST_VISIBLE and thing["area"] >= least
+
+    for thing in sorted(packed.sample.meta["things"], key=lambda thing: (not clear(thing), -thing["area"])):
         left, top, right, bottom = thing["box"]
         x, y = ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
-        if 0 <= x < 1 and 0 <= y < 1:
-            columns, rows = (_nearest(at * side, side) for at in (x, y))
-            seen = thing["visible"] >= LEAST_VISIBLE and thing["area"] >= 0.0015 * (x1 - x0) * (y1 - y0)
-            (clear if seen else hard).append((thing, [row * side + column for row in rows for column in columns]))
-    for thing, near in clear:
-        if free := [cell for cell in near if cells[cell] is None]:
+        if not (0 <= x < 1 and 0 <= y < 1):
+            continue
+        near = [row * side + column for row in _nearest(y * side, side) for column in _nearest(x * side, side)]
+        free = [cell for cell in near if cells[cell] is None]
+        if not clear(thing):
+            for cell in free:
+                cells[cell] = HARD
+        elif free:
             cells[max(free, key=loudness.__getitem__)] = thing
-    for _, near in hard:
-        for cell in near:
-            cells[cell] = cells[cell] or HARD
     return cells
 
 
