@@ -298,7 +298,7 @@ def scenes_render(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 2,
     split: Annotated[str, typer.Option("--split", help="train, val, or unseen (held-out combinations).")] = "train",
     rooms: Annotated[float, typer.Option("--rooms", min=0, max=1, help="Share of rooms; the rest is studio.")] = 0.8,
-    pixels: Annotated[int, typer.Option("--pixels", min=32, help="Side of a square one, pixels.")] = 224,
+    pixels: Annotated[int, typer.Option("--pixels", min=32, help="Side of a square one, pixels.")] = 336,
     both: Annotated[bool, typer.Option("--both", help="Write each scene's mirror image too.")] = False,
 ) -> None:
     """Render scenes into shards of 50. Finished shards are kept: a stopped run goes on where it was."""

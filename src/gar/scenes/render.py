@@ -23,7 +23,7 @@ from gar.data.sample import Sample, read_shards, replacing, write_shard, write_w
 from gar.regions import decode_rle, encode_rle
 from gar.scenes.text import talk
 from gar.scenes.things import PRIMITIVES, Mesh
-from gar.scenes.world import SPLITS, Camera, Panel, Surface, Thing, World, linear, sample_world
+from gar.scenes.world import PIXELS, SPLITS, Camera, Panel, Surface, Thing, World, linear, sample_world
 
 SHARD = 50  # scenes in a shard
 SAMPLES = 4  # a pixel, of which noise is then taken out
@@ -358,7 +358,11 @@ def render_scene(world: World, seed: int) -> Scene:
 
 
 def render_sample(
-    seed: int, split: str = "train", generators: dict[str, float] | None = None, pixels: int = 224, num_turns: int = 48
+    seed: int,
+    split: str = "train",
+    generators: dict[str, float] | None = None,
+    pixels: int = PIXELS,
+    num_turns: int = 48,
 ) -> Sample:
     """The record of one seed: picture (JPEG), masks, talk and facts (`Sample.meta`).
 
@@ -423,7 +427,7 @@ def render_shards(
     workers: int = 2,
     split: str = "train",
     generators: dict[str, float] | None = None,
-    pixels: int = 224,
+    pixels: int = PIXELS,
     both: bool = False,
 ) -> None:
     """Render the scenes of seeds seed .. seed + num - 1 into `out`/{split}-{index:05d}.parquet, 50 to a file.

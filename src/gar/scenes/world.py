@@ -21,6 +21,7 @@ from gar.scenes.things import EVERYDAY, FACED, FLAT_TOPS, HOLLOW, PRIMITIVES, TH
 
 GENERATORS = ("rooms", "studio")
 SPLITS = ("train", "val", "unseen")
+PIXELS = 336  # the side of a square picture, as large as nano sees it: in smaller ones a finish cannot be seen
 MATERIALS = ("metal", "matte", "plastic", "glass")
 PATTERNS = ("plain", "checkered", "striped", "dotted")
 # Ranges of (hue in degrees, saturation, value), kept apart so that a person would give the same word.
@@ -628,7 +629,7 @@ def _layout(maker: _Maker, rng: Random) -> tuple[list[Thing], list[tuple[int, st
     return things, [], rows
 
 
-def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixels: int = 224) -> World:
+def sample_world(seed: int, generator: str = "rooms", split: str = "train", pixels: int = PIXELS) -> World:
     """The world of a seed.
 
     Args:

@@ -126,7 +126,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         image_token_id=ids(IMAGE),
         prompt_token_ids=ids(PROMPTS),
         crop_token_ids=ids(CROPS),
-        tile_size=336,  # of scenes of about 224 pixels: what is small is told better where it is enlarged
+        tile_size=336,
         max_num_tiles=1,
         thumbnail=False,
         patch_size=2,
