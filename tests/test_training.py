@@ -425,6 +425,40 @@ def test_packs_without_a_prefix_have_the_losses_of_each_by_itself(samples, proce
     assert torch.allclose(together.losses, alone.losses, atol=1e-5)
 
 
+def test_what_regions_tell_is_held_to_what_was_said_before_while_other_turns_are_learned(samples, processor):
+    told = [turn for turn in samples[0].turns if turn.type in ("color", "detailed")]
+    other = [turn for turn in samples[0].turns if turn.type in ("counting", "ordering")]
+    known, new = (
+        [pack(replace(samples[0], turns=turns), processor, random.Random(1), num_turns=9, max_regions=3)]
+        for turns in (told, other)
+    )
+    plain = Stage("a", steps=1, batch=1, turns=9, regions=3, heads=0.0, rate=3e-4)
+    model = fresh(processor)
+    objective, learning = (Objective(model, stage) for stage in (replace(plain, kept=2.0), plain))
+    objective.training_mode()
+
+    def loss(of: Objective, *packs: Any) -> float:
+        return of(packs)[0].item()
+
+    assert loss(objective, *known) < 1e-5 and loss(learning, *known) > 1
+    assert loss(objective, *new) == pytest.approx(loss(learning, *new))
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    drift = objective(known)[1]["drift"]
+    assert loss(objective, *known) == pytest.approx(2 * drift) and drift > 0.01
+    assert loss(objective, *known, *new) == pytest.approx(loss(objective, *known) + loss(learning, *new), rel=1e-4)
+    optimizer, _ = objective.optimizer()
+    for _ in range(8):
+        optimizer.zero_grad()
+        objective(known)[0].backward()
+        optimizer.step()
+    assert objective(known)[1]["drift"] < drift / 2
+    objective.eval()  # where it is only measured, the right words count
+    assert loss(objective, *known) == pytest.approx(loss(learning.eval(), *known))
+    assert not any("before" in name for name in objective.state_dict())
+
+
 def test_nano_goes_on_from_an_earlier_one_and_a_model_of_another_kind_does_not(samples, tmp_path, released_processor):
     write_shard(samples, tmp_path / "scenes" / "part.parquet")
 

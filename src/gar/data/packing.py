@@ -333,13 +333,25 @@ class Spoken:
             offset += len(part.ids)
         return cls(torch.cat([p.ids for p in parts]), torch.cat([p.logits for p in parts]), turns, notes)
 
+    def only(self, chosen: Sequence[bool]) -> Spoken:
+        """The same tokens, of which only these turns' count."""
+        turns = [turn for turn, one in zip(self.turns, chosen, strict=True) if one]
+        return replace(self, turns=turns, notes=[noted for noted, one in zip(self.notes, chosen, strict=True) if one])
+
+    def drift(self, before: Spoken) -> Tensor:
+        """How far what is said has gone from what a model said of the same tokens before: the mean divergence (KL)."""
+        tokens = [n for texts in (self.notes, *self.turns) for text in texts for n in text]
+        mine, theirs = (said.logits[tokens].float().log_softmax(-1) for said in (self, before))
+        each_N = F.kl_div(mine, theirs, log_target=True, reduction="none").sum(-1)
+        return each_N.sum() / max(1, len(tokens))
+
     @cached_property
     def losses(self) -> Tensor:
         """(N,), minus the log-probability of each token."""
         return F.cross_entropy(self.logits.float(), self.ids, reduction="none")
 
     def answer_loss(self, balance: float = 0.0) -> Tensor:
-        """The mean over the tokens of the right answers and of all notes.
+        """The mean over the tokens of the right answers and of all notes; zero without any.
 
         Args:
             balance: a token of an answer, or of notes, of n tokens counts n ** -balance. 0 counts all alike, so that
@@ -348,7 +360,7 @@ class Spoken:
         texts = [right for right, *_ in self.turns] + [noted for noted in self.notes if noted]
         chosen = [n for text in texts for n in text]
         weight = self.losses.new_tensor([len(text) ** -balance for text in texts for _ in text])
-        return (self.losses[chosen] * weight).sum() / weight.sum()
+        return (self.losses[chosen] * weight).sum() / weight.sum().clamp(min=1e-9)
 
     def ranking_loss(self) -> tuple[Tensor, int, int]:
         """How well the right option is told from the wrong ones, by the mean log-probability of an option's tokens.

@@ -929,10 +929,10 @@ _OFTEN = {
     _drill_attribute: 1,
     _drill_kind: 1,
     _drill_contact: 1,
-    _drill_there: 3,
+    _drill_there: 5,
     _drill_find: 6,
     _drill_list: 3,
-    _drill_number: 3,
+    _drill_number: 6,
     _drill_position: 5,
 }
 DRILLS = [one for one, times in _OFTEN.items() for _ in range(times)]

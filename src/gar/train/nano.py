@@ -386,7 +386,8 @@ def run(
     for stage in stages or (nano_again() if start else nano_stages()):
         told = samples
         if stage.language:
-            silent = silent_about(out / stage.name) if stage.drill < 1 else [[[]] * len(s.masks) for s in samples]
+            captions = stage.drill < 1 and not stage.kept  # where captions are kept, no new ones are learned
+            silent = silent_about(out / stage.name) if captions else [[[]] * len(s.masks) for s in samples]
             told = Told(samples, talk, drill, stage.drill, f"{seed}/{stage.name}", silent)
         train(
             model, processor, told, stage, out / stage.name,

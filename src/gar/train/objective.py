@@ -5,6 +5,7 @@ One module with one `forward`, so that its weights can be sharded over processes
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from gar.data.packing import Pack, Reading, Spoken, collate
+from gar.data.packing import Pack, Reading, Spoken, collate, needs_picture
+from gar.data.sample import Turn
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import RegionHeads
 from gar.train.muon import Muon
@@ -21,6 +23,7 @@ from gar.train.recipes import Stage
 
 VISION = ("tower", "mask", "projector")
 ADAPTER = ".lora_"  # in the name of a weight of peft
+COMPARED = ("counting", "ordering", "same")  # types of turns that are learned where others are kept: the hardest
 STEM = re.compile(r"vision_tower\.timm_model\.(conv_stem|bn1|blocks\.[01]\.\d)\.")
 
 
@@ -57,6 +60,8 @@ class Objective(nn.Module):
         if self.heads is not None:
             self.heads.to(self.device)
         self.thrifty = self.device.type == "cuda" and not model.config.tower_levels
+        # In a tuple, so that it is no part of what is trained and saved.
+        self.before = (copy.deepcopy(model).eval().requires_grad_(False),) if stage.kept else ()
         if self.thrifty:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -82,24 +87,12 @@ class Objective(nn.Module):
         regions = inner.cut(features, batch["tile_grids"], boxes)
         loss, figures, spoken = features.new_zeros(()), {"steps": 1.0}, None
         if stage.language:
-            each = regions.split([len(of_one) for of_one in boxes])
-            tiles = features.split([len(p.cut.tiles) for p in packs])
-            said = []
-            for hidden in (False, True):
-                own = [i for i, p in enumerate(packs) if p.hidden is hidden]
-                if not own:
-                    continue
-                reading = Reading.of([packs[i] for i in own], self.pad_id, self.device)
-                of_rows = [own[pack] for pack, _, _ in reading.rows]
-                ids, its_boxes = reading.input_ids, [boxes[i] for i in of_rows]
-                its_regions = torch.cat([each[i] for i in of_rows])
-                if hidden:
-                    embeds = inner.embed_text(ids, its_regions, its_boxes)
-                else:
-                    embeds = inner.embed(ids, torch.cat([tiles[i] for i in of_rows]), its_regions, its_boxes)
-                said.append(self.read(embeds, reading, [packs[i] for i in own]))
-            spoken = Spoken.joined(said)
-            loss, of_answers = self.loss_of(spoken)
+            seen = features.split([len(p.cut.tiles) for p in packs]), regions.split([len(of_one) for of_one in boxes])
+            spoken, before = self.spoken(self.model, packs, *seen), None
+            if self.training and self.before:
+                with torch.no_grad():
+                    before = self.spoken(*self.before, packs, *seen)
+            loss, of_answers = self.loss_of(spoken, [turn for p in packs for turn in p.turns], before)
             figures |= of_answers
         if self.heads is not None and any(boxes):
             summaries = inner.mention(regions.flatten(1))
@@ -111,22 +104,61 @@ class Objective(nn.Module):
                 figures[f"right/{name}"], figures[f"asked/{name}"] = hits, asked
         return loss, figures, spoken
 
-    def read(self, embeds_RSD: Tensor, reading: Reading, packs: Sequence[Pack]) -> Spoken:
-        """What the language model says where the answers of some packs stand."""
-        hidden_RSD = self.model.model.language_model(
-            inputs_embeds=embeds_RSD,
-            attention_mask=reading.attention_mask,
-            position_ids=reading.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        return Spoken.of(packs, reading, lambda rows, places: self.model.lm_head(hidden_RSD[rows, places]))
+    def spoken(
+        self,
+        model: GARForConditionalGeneration,
+        packs: Sequence[Pack],
+        tiles: Sequence[Tensor],
+        regions: Sequence[Tensor],
+    ) -> Spoken:
+        """What a model says where the answers of some packs stand, first those with a prefix.
 
-    def loss_of(self, spoken: Spoken) -> tuple[Tensor, dict[str, float]]:
-        """The loss of all that is said, and its figures."""
+        Args:
+            tiles, regions: of each pack, the features of its tiles and those cut out for its regions.
+        """
+        inner, said = model.model, []
+        for hidden in (False, True):
+            own = [i for i, p in enumerate(packs) if p.hidden is hidden]
+            if not own:
+                continue
+            reading = Reading.of([packs[i] for i in own], self.pad_id, self.device)
+            of_rows = [own[pack] for pack, _, _ in reading.rows]
+            ids, boxes = reading.input_ids, [packs[i].boxes for i in of_rows]
+            its_regions = torch.cat([regions[i] for i in of_rows])
+            if hidden:
+                embeds_RSD = inner.embed_text(ids, its_regions, boxes)
+            else:
+                embeds_RSD = inner.embed(ids, torch.cat([tiles[i] for i in of_rows]), its_regions, boxes)
+            hidden_RSD = inner.language_model(
+                inputs_embeds=embeds_RSD,
+                attention_mask=reading.attention_mask,
+                position_ids=reading.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+
+            def speak(rows: list[int], places: list[int], hidden_RSD: Tensor = hidden_RSD) -> Tensor:
+                return model.lm_head(hidden_RSD[rows, places])
+
+            said.append(Spoken.of([packs[i] for i in own], reading, speak))
+        return Spoken.joined(said)
+
+    def loss_of(self, spoken: Spoken, turns: Sequence[Turn], before: Spoken | None) -> tuple[Tensor, dict[str, float]]:
+        """The loss of all that is said about some turns, and its figures.
+
+        Args:
+            before: what the model said of them at the start of the stage; then turns that their regions answer by
+                themselves have no loss but how far they have gone from it.
+        """
+        loss, figures = spoken.logits.new_zeros(()), {}
+        if before is not None:
+            learned = [needs_picture(turn) or turn.type in COMPARED for turn in turns]
+            drift = spoken.only([not one for one in learned]).drift(before)
+            spoken, loss = spoken.only(learned), self.stage.kept * drift
+            figures["drift"] = drift.item()
         answers = spoken.answer_loss(self.stage.balance)
         ranking, right, asked = spoken.ranking_loss()
-        figures = {"language": answers.item(), "right/choices": float(right), "asked/choices": float(asked)}
-        return answers + self.stage.ranking * ranking, figures
+        figures |= {"language": answers.item(), "right/choices": float(right), "asked/choices": float(asked)}
+        return loss + answers + self.stage.ranking * ranking, figures
 
     def shard(self, mesh: Any) -> None:
         """Spread weights, gradients and the optimiser's state over the processes of a mesh (FSDP2).

@@ -38,6 +38,8 @@ class Stage:
     muon_rate: peak rate of the matrices of the language model's blocks, which then move by Muon; 0: by AdamW.
     betas, weight_decay: of AdamW; biases and norms do not decay. clip: the longest gradient.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
+    kept: weight of how far turns that regions answer by themselves have gone from what the model said of them at the
+        start of the stage; they then have no other loss, and nothing known is forgotten while other turns are learned.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     balance: how far a long answer is kept from outweighing a short one, see `answer_loss`.
     spike: a loss so many times that of the steps before, and far outside of how they scatter, stops the run; 0 never.
@@ -70,6 +72,7 @@ class Stage:
     weight_decay: float = 0.01
     clip: float = 1.0
     heads: float = 1.0
+    kept: float = 0.0
     ranking: float = 1.0
     balance: float = 0.0
     spike: float = 3.0
@@ -104,11 +107,25 @@ def nano() -> list[Stage]:
 
 
 def nano_again() -> list[Stage]:
-    """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU."""
+    """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU.
+
+    It is kept to what it said of marked regions, and learns what is not marked.
+    """
     vision, _, language = nano()
     return [
         replace(vision, steps=450, batch=64, few=0.4, frozen=("mask", "stem")),
-        replace(language, steps=1500, batch=64, hidden=0.4, frozen=("tower", "mask"), rate=1.6e-3, muon_rate=0.013),
+        replace(
+            language,
+            steps=1500,
+            batch=64,
+            turns=24,
+            drill=0.6,
+            hidden=0.2,
+            rate=1.6e-3,
+            muon_rate=0.013,
+            heads=0.0,
+            kept=2.0,
+        ),
     ]
 
 
