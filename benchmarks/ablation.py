@@ -58,7 +58,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from gar.data.packing import Pack, Reading, Spoken, named, pack
+from gar.data.packing import Pack, Spoken, named, pack
 from gar.data.sample import Sample, Turn, read_shards, replacing
 from gar.inputs.processor import CutImage, GARProcessor
 from gar.inputs.prompt import NO_FAULTS, Form, PromptWriter, ReleasedFaults
@@ -185,11 +185,8 @@ class Reader(Objective):
 
     def forward(self, packs: Sequence[Seen]) -> tuple[Tensor, dict[str, float], Spoken]:  # pyright: ignore
         """As `Objective.forward`."""
-        reading = Reading.of(packs, self.pad_id)
-        context = torch.cat([p.context for p in packs]).float()
-        regions = torch.cat([p.regions for p in packs]).float()
-        embeds = self.model.model.embed(reading.input_ids, context, regions, [p.boxes for p in packs])
-        spoken = self.read(embeds, reading, packs)
+        tiles, regions = ([getattr(p, name).float() for p in packs] for name in ("context", "regions"))
+        spoken = self.spoken(self.model, packs, tiles, regions)
         return *self.loss_of(spoken), spoken
 
 

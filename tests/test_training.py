@@ -445,7 +445,9 @@ def test_what_regions_tell_is_held_to_what_was_said_before_while_other_turns_are
     with torch.no_grad():
         for parameter in model.model.language_model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
-    drift = objective(known)[1]["drift"]
+    figures = objective(known)[1]
+    drift = figures["drift"]
+    assert trainer._averages(Counter(figures))["drift"] == pytest.approx(drift, abs=1e-5)
     assert loss(objective, *known) == pytest.approx(2 * drift) and drift > 0.01
     assert loss(objective, *known, *new) == pytest.approx(loss(objective, *known) + loss(learning, *new), rel=1e-4)
     optimizer, _ = objective.optimizer()

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from gar.data.packing import Pack, Reading, Spoken, collate, needs_picture
-from gar.data.sample import Turn
 from gar.model.gar import GARForConditionalGeneration
 from gar.train.heads import RegionHeads
 from gar.train.muon import Muon
@@ -88,12 +87,15 @@ class Objective(nn.Module):
         loss, figures, spoken = features.new_zeros(()), {"steps": 1.0}, None
         if stage.language:
             seen = features.split([len(p.cut.tiles) for p in packs]), regions.split([len(of_one) for of_one in boxes])
-            spoken, before = self.spoken(self.model, packs, *seen), None
+            spoken = learned = self.spoken(self.model, packs, *seen)
             if self.training and self.before:
                 with torch.no_grad():
                     before = self.spoken(*self.before, packs, *seen)
-            loss, of_answers = self.loss_of(spoken, [turn for p in packs for turn in p.turns], before)
-            figures |= of_answers
+                learns = [needs_picture(turn) or turn.type in COMPARED for p in packs for turn in p.turns]
+                drift = spoken.only([not one for one in learns]).drift(before)
+                loss, learned, figures["drift"] = stage.kept * drift, spoken.only(learns), drift.item()
+            of_answers, about_them = self.loss_of(learned)
+            loss, figures = loss + of_answers, figures | about_them
         if self.heads is not None and any(boxes):
             summaries = inner.mention(regions.flatten(1))
             words = self.model.get_input_embeddings().weight
@@ -142,23 +144,12 @@ class Objective(nn.Module):
             said.append(Spoken.of([packs[i] for i in own], reading, speak))
         return Spoken.joined(said)
 
-    def loss_of(self, spoken: Spoken, turns: Sequence[Turn], before: Spoken | None) -> tuple[Tensor, dict[str, float]]:
-        """The loss of all that is said about some turns, and its figures.
-
-        Args:
-            before: what the model said of them at the start of the stage; then turns that their regions answer by
-                themselves have no loss but how far they have gone from it.
-        """
-        loss, figures = spoken.logits.new_zeros(()), {}
-        if before is not None:
-            learned = [needs_picture(turn) or turn.type in COMPARED for turn in turns]
-            drift = spoken.only([not one for one in learned]).drift(before)
-            spoken, loss = spoken.only(learned), self.stage.kept * drift
-            figures["drift"] = drift.item()
+    def loss_of(self, spoken: Spoken) -> tuple[Tensor, dict[str, float]]:
+        """The loss of all that is said, and its figures."""
         answers = spoken.answer_loss(self.stage.balance)
         ranking, right, asked = spoken.ranking_loss()
-        figures |= {"language": answers.item(), "right/choices": float(right), "asked/choices": float(asked)}
-        return loss + answers + self.stage.ranking * ranking, figures
+        figures = {"language": answers.item(), "right/choices": float(right), "asked/choices": float(asked)}
+        return answers + self.stage.ranking * ranking, figures
 
     def shard(self, mesh: Any) -> None:
         """Spread weights, gradients and the optimiser's state over the processes of a mesh (FSDP2).

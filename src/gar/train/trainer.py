@@ -217,7 +217,7 @@ def _total(sums: Counter[str]) -> Counter[str]:
 def _averages(sums: Counter[str]) -> dict[str, float]:
     """Figures per step, and shares."""
     steps = sums["steps"]
-    line = {name: round(sums[name] / steps, 6) for name in ("language", "heads") if name in sums}
+    line = {name: round(sums[name] / steps, 6) for name in ("language", "drift", "heads") if name in sums}
     for name in sums:
         if name.startswith("right/"):
             line[name[6:]] = round(sums[name] / max(sums[f"asked/{name[6:]}"], 1), 4)
