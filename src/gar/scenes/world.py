@@ -21,7 +21,7 @@ from gar.scenes.things import EVERYDAY, FACED, FLAT_TOPS, HOLLOW, PRIMITIVES, TH
 
 GENERATORS = ("rooms", "studio")
 SPLITS = ("train", "val", "unseen")
-PIXELS = 336  # the side of a square picture, as large as nano sees it: in smaller ones a finish cannot be seen
+PIXELS = 336  # the side of a square picture, as large as nano sees it
 MATERIALS = ("metal", "matte", "plastic", "glass")
 PATTERNS = ("plain", "checkered", "striped", "dotted")
 # Ranges of (hue in degrees, saturation, value), kept apart so that a person would give the same word.
