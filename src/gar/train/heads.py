@@ -23,9 +23,9 @@ SIDES = ("left", "front")
 LINKS = ("on", "inside", "leaning on", "next to", "reflection of")
 PAIRS = (*SIDES, *LINKS)
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
-# Of the picture, for the same, and for a cell to speak for it; of others OTHER_AREA.
-LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0, "cells": 0.0015}
+LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
 OTHER_AREA = 0.008
+CELL_AREA = 0.0015  # of the picture, for a cell to speak for a thing
 # In the loss; of others 1. Materials are learned the slowest; most cells speak for nothing, and are soon right.
 WEIGHT = {"material": 2.0, "cells": 10.0}
 IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
@@ -160,7 +160,7 @@ def cells_of(packed: Pack, side: int, loudness: Sequence[float]) -> list[dict[st
     """
     cells: list[Any] = [None] * side**2
     x0, y0, x1, y1 = packed.window
-    least = LEAST_AREA["cells"] * (x1 - x0) * (y1 - y0)
+    least = CELL_AREA * (x1 - x0) * (y1 - y0)
 
     def clear(thing: dict[str, Any]) -> bool:
         return thing["visible"] >= LEAST_VISIBLE and thing["area"] >= least
