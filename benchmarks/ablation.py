@@ -185,8 +185,8 @@ class Reader(Objective):
 
     def forward(self, packs: Sequence[Seen]) -> tuple[Tensor, dict[str, float], Spoken]:  # pyright: ignore
         """As `Objective.forward`."""
-        tiles, regions = ([getattr(p, name).float() for p in packs] for name in ("context", "regions"))
-        spoken = self.spoken(self.model, packs, tiles, regions)
+        context, regions = [p.context.float() for p in packs], [p.regions.float() for p in packs]
+        spoken = self.spoken(self.model, packs, context, regions)
         return *self.loss_of(spoken), spoken
 
 
