@@ -339,7 +339,8 @@ def seen(settings: Settings, split: Split, variant: Variant) -> list[Seen]:
 def reader(settings: Settings, variant: Variant, seed: int) -> Reader:
     """What a variant trains: the same for all, but that some add no summaries."""
     model = fresh(settings, seed)
-    model.config.context_pooling = 1  # it is pooled already
+    model.config.context_pooling = 1  # it is pooled already,
+    model.config.middle_embedding = False  # and middles are found before that
     model.config.mention_embedding = variant.summary
     tokenizer: Any = tokenizer_of(settings.start)
     return Reader(model, settings.stage(), pad_id=tokenizer.pad_token_id)

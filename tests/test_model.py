@@ -86,6 +86,7 @@ def test_both_layouts_give_back_the_weights_and_the_logits(flavour, tmp_path):
         ("mention_norm", True),
         ("visual_scale", 20.0),
         ("picture_place", True),
+        ("middle_embedding", True),
     ],
 )
 def test_what_the_released_layout_cannot_say_is_refused(name, value):
@@ -167,6 +168,28 @@ def test_a_token_of_the_picture_says_where_its_cell_is_and_nothing_of_it_at_birt
     torch.testing.assert_close(added_TND[0], model.model.get_submodule("picture_place")(cells))
     length = (scaled[where] / 20 - added_TND.flatten(0, 1)).square().mean(-1).sqrt()
     torch.testing.assert_close(length, torch.ones_like(length), rtol=0.01, atol=0)
+
+
+def test_a_token_of_the_picture_says_whether_a_thing_has_its_middle_there_and_nothing_of_it_at_birth(monkeypatch):
+    torch.manual_seed(0)
+    model = GARForConditionalGeneration(tiny_config(tile=112, middle_embedding=True, context_pooling=2)).eval()
+    plain = GARForConditionalGeneration(tiny_config(tile=112, context_pooling=2)).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "finder" not in k})
+    side = model.config.map_size
+    features_TggD = torch.randn(3, side, side, model.config.text_config.hidden_size)
+    with torch.no_grad():
+        assert torch.equal(model.model._context_as_read(features_TggD), plain.model._context_as_read(features_TggD))
+        finder = model.model.finder
+        finder.found.normal_()
+        logits_Tgg = torch.full((3, side, side), -9.0)
+        logits_Tgg[0, 1, 2] = logits_Tgg[2, 0, 0] = 5.0
+        logits_Tgg[2, 0, 1] = 4.0  # beside a higher one
+        monkeypatch.setattr(finder, "forward", lambda _: logits_Tgg)
+        gained = model.model._context_as_read(features_TggD) - plain.model._context_as_read(features_TggD)
+    tokens = side // 2
+    expected = torch.zeros(3, tokens, tokens)
+    expected[0, 0, 1] = expected[2, 0, 0] = 1
+    torch.testing.assert_close(gained, expected.flatten()[:, None] * finder.found, atol=1e-5, rtol=0)
 
 
 def test_the_mask_embedding_is_nothing_at_birth():

@@ -46,7 +46,7 @@ from gar.model.gar import GARForConditionalGeneration
 from gar.train import nano, recipes, trainer
 from gar.train.checkpoint import load, save
 from gar.train.feed import Feed, Packer, Steps, share
-from gar.train.heads import HARD, RegionHeads, cells_of
+from gar.train.heads import HARD, RegionHeads, middles
 from gar.train.log import Log
 from gar.train.muon import Muon
 from gar.train.objective import Objective
@@ -518,7 +518,7 @@ def test_an_earlier_nano_grown_says_what_it_said_and_one_of_other_sizes_is_refus
         nano.grown(GARForConditionalGeneration(config), processor.tokenizer)
 
 
-def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells(samples, processor):
+def test_a_picture_is_cropped_about_its_regions_and_heads_find_their_middles(samples, processor):
     for seed in range(20):
         packed = pack(samples[0], processor, random.Random(seed), num_turns=1, max_regions=1, zoomed=1.0)
         assert packed is not None
@@ -530,28 +530,45 @@ def test_a_picture_is_cropped_about_its_regions_and_heads_find_them_in_its_cells
         middle = (x0 + (x1 - x0) * (box[0] + box[2]) / 2, y0 + (y1 - y0) * (box[1] + box[3]) / 2)
         assert middle == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=1.5)
         x, y = (middle[0] - x0) / (x1 - x0), (middle[1] - y0) / (y1 - y0)
-        cell = int(y * 2) * 2 + int(x * 2)
-        found = cells_of(packed, 2, [float(other == cell) for other in range(4)])
-        assert isinstance(found[cell], dict) and samples[0].meta["things"][thing] in found
+        heat, found = middles(packed, 8)
+        cell = int(y * 8), int(x * 8)
+        assert found[cell] == samples[0].meta["things"][thing] and heat[cell] == 1
 
 
-def test_of_the_cells_about_a_thing_the_loudest_speaks_for_it():
+def test_the_map_of_middles_has_one_for_each_thing_and_leaves_out_what_is_hard_to_see():
     def thing(x: int, y: int, area: int, visible: float = 1.0) -> dict[str, Any]:
         return {"box": [x - 5, y - 5, x + 5, y + 5], "area": area, "visible": visible}
 
-    def found(*things: dict[str, Any], loud: int) -> dict[int, Any]:
+    def found(*things: dict[str, Any]) -> tuple[torch.Tensor, dict[tuple[int, int], Any]]:
         packed: Any = SimpleNamespace(sample=SimpleNamespace(meta={"things": things}), window=(0, 0, 100, 100))
-        cells = cells_of(packed, 10, [float(cell == loud) for cell in range(100)])
-        return {cell: what for cell, what in enumerate(cells) if what is not None}
+        return middles(packed, 20)
 
-    ball, behind = thing(31, 52, 90), thing(31, 52, 60)
-    for loud in (42, 43, 52, 53):  # rows 4 and 5, columns 2 and 3 are the nearest
-        assert found(ball, loud=loud) == {loud: ball}
-    both = found(behind, ball, loud=53)
-    assert both.pop(53) is ball and [*both.values()] == [behind] and {*both} < {42, 43, 52}
-    hidden = thing(31, 52, 60, visible=0.1)
-    assert found(hidden, ball, loud=53) == dict.fromkeys((42, 43, 52), HARD) | {53: ball}
-    assert found(thing(1, 99, 90), loud=0) == {90: thing(1, 99, 90)}
+    ball, near = thing(31, 52, 90), thing(42, 52, 60)
+    heat, own = found(near, ball)
+    assert own == {(10, 6): ball, (10, 8): near}
+    assert {(row, column) for row, column in (heat == 1).nonzero().tolist()} == {*own}
+    assert 0 < heat[10, 5] < 1 and heat[10, 4] < heat[10, 5] and heat[0, 0] < 1e-6 and heat.min() >= 0
+    for hidden in (thing(71, 52, 90, visible=0.1), thing(71, 52, 0)):
+        heat, own = found(ball, hidden)
+        assert own == {(10, 6): ball} and heat[10, 14] == HARD and heat[10, 6] == 1
+    assert found(thing(120, 52, 90))[1] == {}
+
+
+def test_peaks_are_counted_as_found_where_a_thing_has_its_middle(samples, processor):
+    packed = pack(samples[0], processor, random.Random(0), num_turns=2, max_regions=3)
+    assert packed is not None
+    heat, own = middles(packed, 9)
+    heads, blank = RegionHeads(8, {}), torch.zeros(len(packed.things), 8)
+
+    def heard(logits: torch.Tensor) -> tuple[float, tuple[int, int]]:
+        loss, right = heads(blank, torch.zeros(9, 8), logits[None], [packed], torch.eye(8))
+        return loss.item(), right["middles"]
+
+    exact = torch.where(heat == 1, 9.0, -9.0)
+    moved, none = exact.roll(1, 1), torch.full_like(exact, -9.0)
+    assert heard(exact)[1] == heard(moved)[1] == (len(own), len(own)) and heard(none)[1] == (0, len(own))
+    assert heard(exact)[0] < heard(moved)[0] < heard(none - exact)[0]
+    assert heard(exact.roll(4, 0))[1] == (0, 2 * len(own))
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4)])
@@ -576,9 +593,9 @@ def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, proces
     tokens = {color: 5 + i for i, color in enumerate(COLORS)}
     heads, embeddings_VD = RegionHeads(8, {"color": tokens}), torch.eye(8)
     own = [tokens[packed.sample.meta["things"][i]["color"]] for i in packed.things]
-    context = torch.zeros(4, 8)
-    assert heads(embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
-    assert heads(-embeddings_VD[own], context, [packed], embeddings_VD)[1]["color"] == (0, len(own))
+    picture = torch.zeros(4, 8), torch.zeros(1, 6, 6)
+    assert heads(embeddings_VD[own], *picture, [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
+    assert heads(-embeddings_VD[own], *picture, [packed], embeddings_VD)[1]["color"] == (0, len(own))
 
 
 def test_the_vision_is_sure_of_words_that_stand_out():

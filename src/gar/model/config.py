@@ -30,6 +30,8 @@ class GARConfig(PerceptionLMConfig):
     visual_scale: bring the tokens of the picture and of its regions to this root mean square before the language model
         reads them. Where its blocks add far longer vectors, they drown in these. 0 leaves them as they are.
     picture_place: add to each token of the picture where its cell is in its tile.
+    middle_embedding: add a learned vector to each token of the picture in whose cells a small network finds the middle
+        of a thing, marked or not.
     mention_embedding: add a summary of a region's features to each mention of its name `<Promptk>`.
     mention_norm: normalise that summary, so that it does not drown the name.
     mention_place: add to it where the region's box is in the picture.
@@ -59,6 +61,7 @@ class GARConfig(PerceptionLMConfig):
     replay_frame: str = "feature"
     visual_scale: float = 0.0
     picture_place: bool = False
+    middle_embedding: bool = False
     mention_embedding: bool = False
     mention_norm: bool = False
     mention_place: bool = False

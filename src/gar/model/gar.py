@@ -20,7 +20,7 @@ from transformers.models.perception_lm.modeling_perception_lm import PerceptionL
 from gar.model.config import GARConfig
 from gar.model.released import TO_OURS
 from gar.model.replay import merge_tiles, replay
-from gar.model.vision import MaskEmbedding, Place, Projector, Pyramid, cell_boxes, patch_embedding
+from gar.model.vision import Finder, MaskEmbedding, Place, Projector, Pyramid, cell_boxes, patch_embedding
 
 # What transformers calls the keys and values of tokens that were read already; it was renamed within version 5.
 KEPT = "cache" if "cache" in signature(PerceptionLMForConditionalGeneration.forward).parameters else "past_key_values"
@@ -33,6 +33,9 @@ class GARPreTrainedModel(PerceptionLMPreTrainedModel):
     def _init_weights(self, module: nn.Module):
         if isinstance(module, (MaskEmbedding, Place)):
             nn.init.zeros_(module.weight)
+        elif isinstance(module, Finder):
+            nn.init.zeros_(module.found)
+            nn.init.constant_(module.get_parameter("middle.bias"), -4.0)  # most cells have none
         elif isinstance(module, nn.RMSNorm):  # of mentions, as long as a word's embedding: a longer one drowns the name
             nn.init.constant_(module.weight, self.config.text_config.initializer_range)
         else:
@@ -58,6 +61,8 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         self.multi_modal_projector = Projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.picture_place = Place(width) if config.picture_place else None
+        if config.middle_embedding:
+            self.finder = Finder(width)
         if config.mention_embedding:
             self.mention = nn.Linear(config.replay_size**2 * width, width)
             self.mention_norm = nn.RMSNorm(width) if config.mention_norm else nn.Identity()
@@ -151,12 +156,14 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
         return features_TggD.flatten(0, 2)
 
     def _context_as_read(self, features_TggD: Tensor) -> Tensor:
-        """`context` as the language model reads it: at its length, and with each cell's place: (N, D)."""
-        tokens_ND = self.context(features_TggD)
-        if self.picture_place is None:
-            return self._scaled(tokens_ND)
-        boxes = cell_boxes(features_TggD.shape[1] // self.config.context_pooling, features_TggD.device)
-        return self._scaled(tokens_ND, self.picture_place(boxes).repeat(len(features_TggD), 1))
+        """`context` as the language model reads it: at its length, with each cell's place and what it has: (N, D)."""
+        added, pooling = 0.0, self.config.context_pooling
+        if self.picture_place is not None:
+            boxes = cell_boxes(features_TggD.shape[1] // pooling, features_TggD.device)
+            added = self.picture_place(boxes).repeat(len(features_TggD), 1)
+        if self.config.middle_embedding:
+            added = added + self.finder.gains(features_TggD, pooling) * self.finder.found
+        return self._scaled(self.context(features_TggD), added)
 
     def _scaled(self, tokens: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """Features (..., D) at the length at which the language model reads them, with what is added to them."""

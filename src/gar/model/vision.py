@@ -93,6 +93,36 @@ class Place(nn.Linear):
         return super().forward(waves_RN.to(self.weight.dtype))
 
 
+class Finder(nn.Module):
+    """Where things have their middle in a tile, whether they are marked or not, and what the tokens there gain.
+
+    Middles are the peaks of a map (Zhou et al., Objects as Points, arXiv 1904.07850). Nothing is gained at birth.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width // 3, kernel_size=3, padding=1)
+        self.middle = nn.Conv2d(width // 3, 1, kernel_size=1)
+        self.found = nn.Parameter(torch.zeros(width))
+
+    def forward(self, features_TggD: Tensor) -> Tensor:
+        """(T, g, g, D) -> (T, g, g), the logits of each cell's having the middle of a thing."""
+        features_TDgg = F.rms_norm(features_TggD, features_TggD.shape[-1:]).permute(0, 3, 1, 2)
+        return self.middle(F.gelu(self.conv(features_TDgg)))[:, 0]
+
+    @torch.no_grad()
+    def gains(self, features_TggD: Tensor, pooling: int) -> Tensor:
+        """(T, g, g, D) -> (N, 1), 1 for the tokens of `pooling` cells along each side that have a middle, else 0."""
+        found_Tgg = peaks(self(features_TggD)).to(features_TggD.dtype)
+        return F.max_pool2d(found_Tgg, pooling).flatten()[:, None]
+
+
+def peaks(logits_Tgg: Tensor, likely: float = 0.35) -> Tensor:
+    """(T, g, g) -> the same in bool: the cells that are this likely, and the likeliest of the nine around them."""
+    highest_Tgg = F.max_pool2d(logits_Tgg, 3, stride=1, padding=1)
+    return (logits_Tgg == highest_Tgg) & (logits_Tgg.sigmoid() > likely)
+
+
 def cell_boxes(side: int, device: torch.device | None = None) -> Tensor:
     """The boxes (side * side, 4) of a tile's cells, row-major, as (x0, y0, x1, y1) from 0 to 1 in the tile."""
     low = torch.arange(side, device=device) / side

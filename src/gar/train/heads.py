@@ -1,5 +1,5 @@
 """Auxiliary heads: what a region is, read off its replayed features; how two regions lie to each other; and what
-stands where in the picture, read off its tokens.
+stands where in the picture, read off its map.
 
 They train the vision in minutes, where a language model alone needs hours; the finished model does not keep them.
 Knows the facts of rendered scenes (`Sample.meta["things"]`).
@@ -7,7 +7,6 @@ Knows the facts of rendered scenes (`Sample.meta["things"]`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from gar.data.packing import Pack
 from gar.inputs.prompt import IGNORED
+from gar.model.vision import peaks
 
 ATTRIBUTES = ("category", "color", "material", "pattern", "kind")
 SIDES = ("left", "front")
@@ -25,10 +25,9 @@ PAIRS = (*SIDES, *LINKS)
 LEAST_VISIBLE = 0.35  # of a thing's outline, for its attributes to be asked for
 LEAST_AREA = {"color": 0.003, "material": 0.016, "kind": 0.0}  # of the picture, for the same; of others OTHER_AREA
 OTHER_AREA = 0.008
-CELL_AREA = 0.0015  # of the picture, for a cell to speak for a thing
-# In the loss; of others 1. Materials are learned the slowest; most cells speak for nothing, and are soon right.
-WEIGHT = {"material": 2.0, "cells": 10.0}
-IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things in them
+FOUND_AREA = 0.0015  # of the picture, for a thing to be found where it is not marked
+WEIGHT = {"material": 2.0}  # in the loss, since they are learned the slowest; of others 1
+IN_CELLS = ("category", "color", "kind")  # what the picture's tokens say of the things that have their middle there
 # How likely the likeliest word is, at least, for a caption to state it. On scenes that the vision was not trained on it
 # is then right in .99 of colors, categories and patterns, and in .98 of materials.
 SURE = {"category": 0.85, "color": 0.85, "pattern": 0.85, "material": 0.93}
@@ -49,16 +48,21 @@ class RegionHeads(nn.Module):
         super().__init__()
         self.words = {name: [*ids] for name, ids in words.items()}
         self.ids = {name: [*ids.values()] for name, ids in words.items()}
-        self.occupied = nn.Linear(width, 1)
         self.pairs = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, len(PAIRS)))
 
     def forward(
-        self, summaries_RD: Tensor, context_ND: Tensor, packs: Sequence[Pack], embeddings_VD: Tensor
+        self,
+        summaries_RD: Tensor,
+        context_ND: Tensor,
+        middles_Pgg: Tensor,
+        packs: Sequence[Pack],
+        embeddings_VD: Tensor,
     ) -> tuple[Tensor, dict[str, tuple[int, int]]]:
         """The sum of all losses, and for each attribute and link (right, asked).
 
         Args:
             summaries_RD: of the packs' regions. context_ND: the picture's tokens, equally many a pack, row-major.
+            middles_Pgg: the logits of each cell's having the middle of a thing.
             embeddings_VD: the language model's.
         """
         regions = [(p, p.sample.meta["things"][i]) for p in packs for i in p.things]
@@ -67,28 +71,18 @@ class RegionHeads(nn.Module):
             target_R = [self._label(name, thing, p) for p, thing in regions]
             self._read(name, "", target_R, summaries_RD, embeddings_VD, losses, right)
 
-        side = int((len(context_ND) / len(packs)) ** 0.5)
-        occupied_PC = self.occupied(context_ND).view(len(packs), -1)
-        cells = [
-            thing
-            for p, loudness in zip(packs, occupied_PC.tolist(), strict=True)
-            for thing in cells_of(p, side, loudness)
-        ]
-        device = context_ND.device
-        known = torch.tensor([cell is not HARD for cell in cells], device=device)
-        there = torch.tensor([isinstance(cell, dict) for cell in cells], device=device)[known]
-        logits_N = occupied_PC.flatten()[known]
-        losses.append(WEIGHT["cells"] * F.binary_cross_entropy_with_logits(logits_N, there.float()))
-        right["cells"] = (int(((logits_N > 0) & there).sum()), int(((logits_N > 0) | there).sum()))
-        owners = [p for p in packs for _ in range(side * side)]
+        side, tokens = middles_Pgg.shape[-1], int((len(context_ND) / len(packs)) ** 0.5)
+        heats, things = zip(*(middles(p, side) for p in packs), strict=True)
+        loss, right["middles"] = _middle_loss(middles_Pgg, torch.stack(heats).to(middles_Pgg.device))
+        losses.append(loss)
+        own = [(k, row, column, thing) for k, of_one in enumerate(things) for (row, column), thing in of_one.items()]
+        at = [(k, row * tokens // side, column * tokens // side) for k, row, column, _ in own]
+        own_ND = context_ND.view(len(packs), tokens, tokens, -1)[tuple(torch.tensor(at).view(-1, 3).long().T)]
         for name in (name for name in IN_CELLS if name in self.ids):
-            target_N = [
-                self._label(name, cell, p) if isinstance(cell, dict) else IGNORED
-                for p, cell in zip(owners, cells, strict=True)
-            ]
-            self._read(name, " in cell", target_N, context_ND, embeddings_VD, losses, right)
+            target_N = [self._label(name, thing, packs[k]) for k, _, _, thing in own]
+            self._read(name, " in cell", target_N, own_ND, embeddings_VD, losses, right)
 
-        first, second, target_NP = (values.to(device) for values in _pairs(packs))
+        first, second, target_NP = (values.to(summaries_RD.device) for values in _pairs(packs))
         if len(first):
             logits_NP = self.pairs(torch.cat([summaries_RD[first], summaries_RD[second]], 1))
             known = target_NP >= 0
@@ -146,44 +140,55 @@ class RegionHeads(nn.Module):
         return self.words[name].index(value) if value in self.words[name] else IGNORED
 
 
-HARD = "hard to see"
+HARD = -1.0
 
 
-def cells_of(packed: Pack, side: int, loudness: Sequence[float]) -> list[dict[str, Any] | str | None]:
-    """For each cell of a grid over the picture: the thing that it is to speak for, None, or `HARD`.
+def middles(packed: Pack, side: int) -> tuple[Tensor, dict[tuple[int, int], dict[str, Any]]]:
+    """Where on a map over the picture things have their middle, and which thing each (row, column) has.
 
-    Of the four cells nearest to the middle of a thing one speaks for it, that which already does so the loudest: a
-    middle at a border is as near to both, and two that each half say it are not to be counted.
-
-    Args:
-        loudness: how much each cell says that it speaks for a thing, row-major.
+    Returns:
+        (side, side): 1 at a middle, less the farther from it, `HARD` around those of things that are hard to see.
     """
-    cells: list[Any] = [None] * side**2
+    heat, own = torch.zeros(side, side), {}
     x0, y0, x1, y1 = packed.window
-    least = CELL_AREA * (x1 - x0) * (y1 - y0)
-
-    def clear(thing: dict[str, Any]) -> bool:
-        return thing["visible"] >= LEAST_VISIBLE and thing["area"] >= least
-
-    for thing in sorted(packed.sample.meta["things"], key=lambda thing: (not clear(thing), -thing["area"])):
+    width, height = x1 - x0, y1 - y0
+    at = (torch.arange(side) + 0.5) / side
+    for thing in packed.sample.meta["things"]:
         left, top, right, bottom = thing["box"]
-        x, y = ((left + right) / 2 - x0) / (x1 - x0), ((top + bottom) / 2 - y0) / (y1 - y0)
+        x, y = ((left + right) / 2 - x0) / width, ((top + bottom) / 2 - y0) / height
         if not (0 <= x < 1 and 0 <= y < 1):
             continue
-        near = [row * side + column for row in _nearest(y * side, side) for column in _nearest(x * side, side)]
-        free = [cell for cell in near if cells[cell] is None]
-        if not clear(thing):
-            for cell in free:
-                cells[cell] = HARD
-        elif free:
-            cells[max(free, key=loudness.__getitem__)] = thing
-    return cells
+        spread = 0.5 / side + 0.1 * ((right - left) * (bottom - top) / (width * height)) ** 0.5
+        bump = torch.exp(-((at - x) ** 2 + (at[:, None] - y) ** 2) / (2 * spread**2))
+        if thing["visible"] >= LEAST_VISIBLE and thing["area"] >= FOUND_AREA * width * height:
+            heat = torch.where(heat == HARD, heat, heat.maximum(bump))
+            own[int(y * side), int(x * side)] = thing
+        else:
+            heat[bump > 0.3] = HARD
+    for cell in own:
+        heat[cell] = 1.0
+    return heat, own
 
 
-def _nearest(at: float, side: int) -> list[int]:
-    """The two of a row of cells whose middles are nearest to a place; at the ends it may be one."""
-    low = math.floor(at - 0.5)
-    return [cell for cell in (low, low + 1) if 0 <= cell < side]
+def _middle_loss(logits_Pgg: Tensor, heat_Pgg: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """The focal loss of peaks, for each middle, and of all that are there or found how many are both.
+
+    Near a middle it matters little what a cell says. A peak in a neighbouring cell has found it, too.
+    """
+    there_Pgg, known_Pgg = heat_Pgg == 1, heat_Pgg != HARD
+    likely_Pgg = logits_Pgg.sigmoid()
+    missed = (1 - likely_Pgg) ** 2 * F.softplus(-logits_Pgg)
+    invented = (1 - heat_Pgg) ** 4 * likely_Pgg**2 * F.softplus(logits_Pgg)
+    loss = missed[there_Pgg].sum() + invented[known_Pgg & ~there_Pgg].sum()
+    found_Pgg = peaks(logits_Pgg)
+    hits = int((_around(found_Pgg) & there_Pgg).sum())
+    false = int((found_Pgg & known_Pgg & ~_around(there_Pgg)).sum())
+    return loss / there_Pgg.sum().clamp(min=1), (hits, int(there_Pgg.sum()) + false)
+
+
+def _around(cells_Pgg: Tensor) -> Tensor:
+    """These cells and their neighbours."""
+    return F.max_pool2d(cells_Pgg.float(), 3, stride=1, padding=1) > 0
 
 
 def _pairs(packs: Sequence[Pack]) -> tuple[Tensor, Tensor, Tensor]:

@@ -138,6 +138,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> GARConfig:
         replay_size=4,
         visual_scale=20.0,
         picture_place=True,
+        middle_embedding=True,
         mention_embedding=True,
         mention_norm=True,
         mention_place=True,
@@ -171,7 +172,7 @@ def grown(earlier: GARForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
         missing, unknown = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(f"it has other sizes than today's nano: {str(error).splitlines()[-1].strip()}") from error
-    new = ("language_model.layers.", "mention_place.", "picture_place.")
+    new = ("language_model.layers.", "mention_place.", "picture_place.", "finder.")
     if odd := [name for name in (*missing, *unknown) if name in unknown or not any(part in name for part in new)]:
         raise ValueError(f"it has other weights than today's nano: {len(odd)} differ, such as {odd[0]}")
     for block in model.model.language_model.layers[earlier.config.text_config.num_hidden_layers :]:
@@ -217,14 +218,15 @@ def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Another lamp, camera or file, without moving anything and without changing what a colour is called."""
     for enhance, spread in ((ImageEnhance.Brightness, 0.25), (ImageEnhance.Contrast, 0.25), (ImageEnhance.Color, 0.2)):
         picture = enhance(picture).enhance(rng.uniform(1 - spread, 1 + spread))
-    if rng.random() < 0.3:
+    # Seldom: all of these take away the detail that tells a finish.
+    if rng.random() < 0.15:
         pixels = np.asarray(picture, np.float32)
         tint = np.array([rng.uniform(0.94, 1.06) for _ in range(3)], np.float32)
         noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0, 8), pixels.shape)
         picture = Image.fromarray((pixels * tint + noise).clip(0, 255).astype(np.uint8))
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.0)))
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=rng.randint(40, 95))
         picture = Image.open(file).convert("RGB")

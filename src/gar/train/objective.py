@@ -32,9 +32,9 @@ def part_of(name: str) -> str:
         return "mask"
     if "vision_tower." in name:
         return "tower"
-    if "projector" in name or "pyramid." in name:
+    if re.search(r"projector|pyramid\.|finder\.(conv|middle)", name):
         return "projector"
-    return "mention" if re.search(r"(^|\.)(mention(_norm|_place)?|picture_place)\.", name) else "language"
+    return "mention" if re.search(r"(^|\.)(mention(_norm|_place)?|picture_place|finder)\.", name) else "language"
 
 
 class Objective(nn.Module):
@@ -99,7 +99,8 @@ class Objective(nn.Module):
         if self.heads is not None and any(boxes):
             summaries = inner.mention(regions.flatten(1))
             words = self.model.get_input_embeddings().weight
-            head_loss, right = self.heads(summaries, inner.context(features), packs, words)
+            where = inner.context(features), inner.finder(features)
+            head_loss, right = self.heads(summaries, *where, packs, words)
             loss = loss + stage.heads * head_loss
             figures["heads"] = head_loss.item()
             for name, (hits, asked) in right.items():
