@@ -22,7 +22,8 @@ from gar.train.recipes import Stage
 
 VISION = ("tower", "mask", "projector")
 ADAPTER = ".lora_"  # in the name of a weight of peft
-COMPARED = ("counting", "ordering", "same")  # types of turns that are learned where others are kept: the hardest
+# Types of turns that are learned where others are kept: the hardest, and what better vision can answer better.
+LEARNED = ("counting", "ordering", "same", "contact", "material")
 STEM = re.compile(r"vision_tower\.timm_model\.(conv_stem|bn1|blocks\.[01]\.\d)\.")
 
 
@@ -91,7 +92,7 @@ class Objective(nn.Module):
             if self.training and self.before:
                 with torch.no_grad():
                     before = self.spoken(*self.before, packs, *seen)
-                learns = [needs_picture(turn) or turn.type in COMPARED for p in packs for turn in p.turns]
+                learns = [needs_picture(turn) or turn.type in LEARNED for p in packs for turn in p.turns]
                 drift = spoken.only([not one for one in learns]).drift(before)
                 loss, learned, figures["drift"] = stage.kept * drift, spoken.only(learns), drift.item()
             of_answers, about_them = self.loss_of(learned)

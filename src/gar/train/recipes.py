@@ -39,7 +39,8 @@ class Stage:
     betas, weight_decay: of AdamW; biases and norms do not decay. clip: the longest gradient.
     heads: weight of the auxiliary heads' loss; 0 leaves them out.
     kept: weight of how far turns that regions answer by themselves have gone from what the model said of them at the
-        start of the stage; they then have no other loss, and nothing known is forgotten while other turns are learned.
+        start of the stage; but for some types they then have no other loss, and nothing known is forgotten while other
+        turns are learned.
     ranking: weight of the loss that tells the right option of a multiple-choice question from the wrong ones.
     balance: how far a long answer is kept from outweighing a short one, see `answer_loss`.
     spike: a loss so many times that of the steps before, and far outside of how they scatter, stops the run; 0 never.
@@ -109,15 +110,15 @@ def nano() -> list[Stage]:
 def nano_again() -> list[Stage]:
     """The built-in model goes on from an earlier one, which can compare already, on more scenes; sized for a GPU.
 
-    It is kept to what it said of marked regions, and learns what is not marked. Few of these questions have options:
-    one that is ranked wrong can be all that a batch has, so that a spike of the loss says nothing.
+    It is kept to most of what it said of marked regions, and learns what is not marked. Few of these questions have
+    options: one that is ranked wrong can be all that a batch has, so that a spike of the loss says nothing.
     """
     vision, _, language = nano()
     return [
-        replace(vision, steps=450, batch=64, few=0.4, frozen=("mask", "stem")),
+        replace(vision, steps=750, batch=64, few=0.5, frozen=("mask", "stem")),
         replace(
-            language, steps=1500, batch=64, turns=24, drill=0.6, hidden=0.2, rate=1.6e-3, muon_rate=0.013, heads=0.0,
-            kept=2.0, spike=0.0,
+            language, steps=1560, batch=64, turns=24, drill=0.6, hidden=0.2, rate=1e-3, muon_rate=0.008, warmup=40,
+            heads=0.0, kept=2.0, spike=0.0,
         ),
     ]  # fmt: skip
 
