@@ -140,7 +140,7 @@ class RegionHeads(nn.Module):
         return self.words[name].index(value) if value in self.words[name] else IGNORED
 
 
-HARD = -1.0
+HARD = -1.0  # on the map of middles: no loss, whatever is said
 
 
 def middles(packed: Pack, side: int) -> tuple[Tensor, dict[tuple[int, int], dict[str, Any]]]:
