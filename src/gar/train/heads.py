@@ -149,7 +149,7 @@ def middles(packed: Pack, side: int) -> tuple[Tensor, dict[tuple[int, int], dict
     Returns:
         (side, side): 1 at a middle, less the farther from it, `HARD` around those of things that are hard to see.
     """
-    heat, own = torch.zeros(side, side), {}
+    heat, hard, own = torch.zeros(side, side), torch.zeros(side, side, dtype=torch.bool), {}
     x0, y0, x1, y1 = packed.window
     width, height = x1 - x0, y1 - y0
     at = (torch.arange(side) + 0.5) / side
@@ -161,10 +161,11 @@ def middles(packed: Pack, side: int) -> tuple[Tensor, dict[tuple[int, int], dict
         spread = 0.5 / side + 0.1 * ((right - left) * (bottom - top) / (width * height)) ** 0.5
         bump = torch.exp(-((at - x) ** 2 + (at[:, None] - y) ** 2) / (2 * spread**2))
         if thing["visible"] >= LEAST_VISIBLE and thing["area"] >= FOUND_AREA * width * height:
-            heat = torch.where(heat == HARD, heat, heat.maximum(bump))
+            heat = heat.maximum(bump)
             own[int(y * side), int(x * side)] = thing
         else:
-            heat[bump > 0.3] = HARD
+            hard |= bump > 0.3
+    heat[hard] = HARD
     for cell in own:
         heat[cell] = 1.0
     return heat, own
