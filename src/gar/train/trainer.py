@@ -73,6 +73,7 @@ def train(
     Raises:
         ValueError: the loss is no number, or a spike; the batch is saved in `out`. A batch that processes cannot share.
     """
+    torch.set_flush_denormal(True)  # a CPU computes many times as long with numbers that are all but zero
     rank, world = rank_and_world()
     objective = Objective(model, stage, heads, processor.tokenizer.pad_token_id)
     if sharded:
