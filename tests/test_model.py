@@ -170,10 +170,10 @@ def test_a_token_of_the_picture_says_where_its_cell_is_and_nothing_of_it_at_birt
     torch.testing.assert_close(length, torch.ones_like(length), rtol=0.01, atol=0)
 
 
-def test_a_token_of_the_picture_says_whether_a_thing_has_its_middle_there_and_nothing_of_it_at_birth(monkeypatch):
+def test_a_token_of_the_picture_speaks_for_the_things_that_have_their_middles_there_and_for_none_at_birth(monkeypatch):
     torch.manual_seed(0)
-    model = GARForConditionalGeneration(tiny_config(tile=112, middle_embedding=True, context_pooling=2)).eval()
-    plain = GARForConditionalGeneration(tiny_config(tile=112, context_pooling=2)).eval()
+    model = GARForConditionalGeneration(tiny_config(tile=224, middle_embedding=True, context_pooling=4)).eval()
+    plain = GARForConditionalGeneration(tiny_config(tile=224, context_pooling=4)).eval()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "finder" not in k})
     side = model.config.map_size
     features_TggD = torch.randn(3, side, side, model.config.text_config.hidden_size)
@@ -182,14 +182,15 @@ def test_a_token_of_the_picture_says_whether_a_thing_has_its_middle_there_and_no
         finder = model.model.finder
         finder.found.normal_()
         logits_Tgg = torch.full((3, side, side), -9.0)
-        logits_Tgg[0, 1, 2] = logits_Tgg[2, 0, 0] = 5.0
-        logits_Tgg[2, 0, 1] = 4.0  # beside a higher one
+        logits_Tgg[0, 1, 2] = logits_Tgg[2, 4, 4] = logits_Tgg[2, 6, 7] = 5.0
+        logits_Tgg[2, 4, 5] = 4.0  # beside a higher one
         monkeypatch.setattr(finder, "forward", lambda _: logits_Tgg)
-        gained = model.model._context_as_read(features_TggD) - plain.model._context_as_read(features_TggD)
-    tokens = side // 2
-    expected = torch.zeros(3, tokens, tokens)
-    expected[0, 0, 1] = expected[2, 0, 0] = 1
-    torch.testing.assert_close(gained, expected.flatten()[:, None] * finder.found, atol=1e-5, rtol=0)
+        read, blank = (m.model._context_as_read(features_TggD).view(3, 4, -1) for m in (model, plain))
+    expected = blank.clone()
+    expected[0, 0] = features_TggD[0, 0:3, 1:4].mean((0, 1)) + finder.found
+    both = features_TggD[2, 3:6, 3:6].mean((0, 1)), features_TggD[2, 5:8, 6:8].mean((0, 1))
+    expected[2, 3] = sum(both) / 2 + finder.found
+    torch.testing.assert_close(read, expected, atol=1e-5, rtol=0)
 
 
 def test_the_mask_embedding_is_nothing_at_birth():

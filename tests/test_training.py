@@ -561,7 +561,7 @@ def test_peaks_are_counted_as_found_where_a_thing_has_its_middle(samples, proces
     heads, blank = RegionHeads(8, {}), torch.zeros(len(packed.things), 8)
 
     def heard(logits: torch.Tensor) -> tuple[float, tuple[int, int]]:
-        loss, right = heads(blank, torch.zeros(9, 8), logits[None], [packed], torch.eye(8))
+        loss, right = heads(blank, torch.zeros(1, 9, 9, 8), logits[None], [packed], torch.eye(8))
         return loss.item(), right["middles"]
 
     exact = torch.where(heat == 1, 9.0, -9.0)
@@ -593,9 +593,15 @@ def test_an_attribute_is_read_off_by_the_embeddings_of_its_words(samples, proces
     tokens = {color: 5 + i for i, color in enumerate(COLORS)}
     heads, embeddings_VD = RegionHeads(8, {"color": tokens}), torch.eye(8)
     own = [tokens[packed.sample.meta["things"][i]["color"]] for i in packed.things]
-    picture = torch.zeros(4, 8), torch.zeros(1, 6, 6)
+    _, of_cells = middles(packed, 6)
+    around_PggD = torch.zeros(1, 6, 6, 8)
+    for cell, thing in of_cells.items():
+        around_PggD[(0, *cell)] = embeddings_VD[tokens[thing["color"]]]
+    picture = around_PggD, torch.zeros(1, 6, 6)
     assert heads(embeddings_VD[own], *picture, [packed], embeddings_VD)[1]["color"] == (len(own), len(own))
     assert heads(-embeddings_VD[own], *picture, [packed], embeddings_VD)[1]["color"] == (0, len(own))
+    found = heads(embeddings_VD[own], *picture, [packed], embeddings_VD)[1]["color in cell"]
+    assert found == (len(of_cells), len(of_cells)) and len(of_cells) > 1
 
 
 def test_the_vision_is_sure_of_words_that_stand_out():

@@ -30,8 +30,8 @@ class GARConfig(PerceptionLMConfig):
     visual_scale: bring the tokens of the picture and of its regions to this root mean square before the language model
         reads them. Where its blocks add far longer vectors, they drown in these. 0 leaves them as they are.
     picture_place: add to each token of the picture where its cell is in its tile.
-    middle_embedding: add a learned vector to each token of the picture in whose cells a small network finds the middle
-        of a thing, marked or not.
+    middle_embedding: each token of the picture in whose cells a small network finds the middle of a thing, marked or
+        not, is the mean of what is around that middle, with a learned vector added.
     mention_embedding: add a summary of a region's features to each mention of its name `<Promptk>`.
     mention_norm: normalise that summary, so that it does not drown the name.
     mention_place: add to it where the region's box is in the picture.

@@ -157,13 +157,15 @@ class GARModel(GARPreTrainedModel, PerceptionLMModel):
 
     def _context_as_read(self, features_TggD: Tensor) -> Tensor:
         """`context` as the language model reads it: at its length, with each cell's place and what it has: (N, D)."""
-        added, pooling = 0.0, self.config.context_pooling
+        added, pooling, context_ND = 0.0, self.config.context_pooling, self.context(features_TggD)
         if self.picture_place is not None:
             boxes = cell_boxes(features_TggD.shape[1] // pooling, features_TggD.device)
             added = self.picture_place(boxes).repeat(len(features_TggD), 1)
         if self.config.middle_embedding:
-            added = added + self.finder.gains(features_TggD, pooling) * self.finder.found
-        return self._scaled(self.context(features_TggD), added)
+            found_N1, things_ND = self.finder.things(features_TggD, pooling)
+            context_ND = torch.where(found_N1, things_ND, context_ND)
+            added = added + found_N1 * self.finder.found
+        return self._scaled(context_ND, added)
 
     def _scaled(self, tokens: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """Features (..., D) at the length at which the language model reads them, with what is added to them."""

@@ -110,11 +110,24 @@ class Finder(nn.Module):
         features_TDgg = F.rms_norm(features_TggD, features_TggD.shape[-1:]).permute(0, 3, 1, 2)
         return self.middle(F.gelu(self.conv(features_TDgg)))[:, 0]
 
-    @torch.no_grad()
-    def gains(self, features_TggD: Tensor, pooling: int) -> Tensor:
-        """(T, g, g, D) -> (N, 1), 1 for the tokens of `pooling` cells along each side that have a middle, else 0."""
-        found_Tgg = peaks(self(features_TggD)).to(features_TggD.dtype)
-        return F.max_pool2d(found_Tgg, pooling).flatten()[:, None]
+    def things(self, features_TggD: Tensor, pooling: int) -> tuple[Tensor, Tensor]:
+        """Which tokens of `pooling` cells along each side have a middle in them, (N, 1), and what is around it.
+
+        Returns:
+            The latter as (N, D): the mean over a middle and its neighbours, and over all middles that a token has.
+        """
+        with torch.no_grad():
+            found_T1gg = peaks(self(features_TggD))[:, None].to(features_TggD.dtype)
+        number_T1tt = F.avg_pool2d(found_T1gg, pooling, divisor_override=1)
+        sums_TDtt = F.avg_pool2d(around(features_TggD).permute(0, 3, 1, 2) * found_T1gg, pooling, divisor_override=1)
+        things_ND = (sums_TDtt / number_T1tt.clamp(min=1)).permute(0, 2, 3, 1).flatten(0, 2)
+        return number_T1tt.flatten()[:, None] > 0, things_ND
+
+
+def around(features_TggD: Tensor) -> Tensor:
+    """(T, g, g, D) -> the same, the mean of each cell and its neighbours."""
+    features_TDgg = features_TggD.permute(0, 3, 1, 2)
+    return F.avg_pool2d(features_TDgg, 3, stride=1, padding=1, count_include_pad=False).permute(0, 2, 3, 1)
 
 
 def peaks(logits_Tgg: Tensor, likely: float = 0.35) -> Tensor:

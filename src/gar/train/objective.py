@@ -16,6 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from gar.data.packing import Pack, Reading, Spoken, collate, needs_picture
 from gar.model.gar import GARForConditionalGeneration
+from gar.model.vision import around
 from gar.train.heads import RegionHeads
 from gar.train.muon import Muon
 from gar.train.recipes import Stage
@@ -100,7 +101,7 @@ class Objective(nn.Module):
         if self.heads is not None and any(boxes):
             summaries = inner.mention(regions.flatten(1))
             words = self.model.get_input_embeddings().weight
-            where = inner.context(features), inner.finder(features)
+            where = around(features), inner.finder(features)
             head_loss, right = self.heads(summaries, *where, packs, words)
             loss = loss + stage.heads * head_loss
             figures["heads"] = head_loss.item()
