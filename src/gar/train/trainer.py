@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +41,17 @@ CALM = 50  # steps before a loss can be called a spike
 DEVIATIONS = 10  # of the losses of those steps, at least, that a spike is above their mean
 
 
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """What is all but zero counts as zero: a CPU computes many times as long with such numbers."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@_flushed()
 def train(
     model: GARForConditionalGeneration,
     processor: GARProcessor,
@@ -73,7 +85,6 @@ def train(
     Raises:
         ValueError: the loss is no number, or a spike; the batch is saved in `out`. A batch that processes cannot share.
     """
-    torch.set_flush_denormal(True)  # a CPU computes many times as long with numbers that are all but zero
     rank, world = rank_and_world()
     objective = Objective(model, stage, heads, processor.tokenizer.pad_token_id)
     if sharded:
