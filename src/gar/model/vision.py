@@ -94,9 +94,9 @@ class Place(nn.Linear):
 
 
 class Finder(nn.Module):
-    """Where things have their middle in a tile, whether they are marked or not, and what the tokens there gain.
+    """Where things have their middle in a tile, whether they are marked or not, and what stands there.
 
-    Middles are the peaks of a map (Zhou et al., Objects as Points, arXiv 1904.07850). Nothing is gained at birth.
+    Middles are the peaks of a map (Zhou et al., Objects as Points, arXiv 1904.07850). None is found at birth.
     """
 
     def __init__(self, width: int):

@@ -180,12 +180,12 @@ def _middle_loss(logits_Pgg: Tensor, heat_Pgg: Tensor) -> tuple[Tensor, tuple[in
     invented = (1 - heat_Pgg) ** 4 * likely_Pgg**2 * F.softplus(logits_Pgg)
     loss = missed[there_Pgg].sum() + invented[known_Pgg & ~there_Pgg].sum()
     found_Pgg = peaks(logits_Pgg)
-    hits = int((_around(found_Pgg) & there_Pgg).sum())
-    false = int((found_Pgg & known_Pgg & ~_around(there_Pgg)).sum())
+    hits = int((_widened(found_Pgg) & there_Pgg).sum())
+    false = int((found_Pgg & known_Pgg & ~_widened(there_Pgg)).sum())
     return loss / there_Pgg.sum().clamp(min=1), (hits, int(there_Pgg.sum()) + false)
 
 
-def _around(cells_Pgg: Tensor) -> Tensor:
+def _widened(cells_Pgg: Tensor) -> Tensor:
     """These cells and their neighbours."""
     return F.max_pool2d(cells_Pgg.float(), 3, stride=1, padding=1) > 0
 
